@@ -1,0 +1,64 @@
+# Two targets need nothing but Go and root on Debian 12: `make demo` shows the
+# whole product on loopback, `make test` proves it. Both install the system
+# packages that they miss (scripts/packages.sh).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+
+# Go is often installed where no login shell looks.
+export PATH := $(PATH):/usr/local/go/bin
+
+# SQLite is C, and its full-text search is chosen when it is compiled. The
+# version comes from git through the linker; the stamp of the go command itself
+# is off because it fails in a checkout that belongs to another user.
+export CGO_ENABLED := 1
+export GOFLAGS := -tags=sqlite_fts5 -buildvcs=false
+
+VERSION  := $(shell git -c safe.directory='*' describe --tags --always --dirty 2>/dev/null || echo unknown)
+FUZZTIME ?= 60s
+# Longest a single package's tests may take; the race detector and two cores are slow.
+TESTTIME ?= 15m
+# Packages to test; narrow it while working: make test PKG=./authz/...
+PKG      ?= ./...
+
+.PHONY: build demo test bench check fmt fuzz
+
+build:
+	scripts/packages.sh build
+	go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/sallyport ./cmd/sallyport
+
+# The tour plays the story and stops at the first step that is not as told; the
+# second command stays until it is interrupted.
+demo:
+	scripts/packages.sh demo
+	$(MAKE) --no-print-directory build
+	bin/sallyport demo --tour
+	bin/sallyport demo
+
+test:
+	scripts/packages.sh test
+	$(MAKE) --no-print-directory check
+	go test -race -timeout $(TESTTIME) $(PKG)
+
+# The rule that imports point downwards is an ordinary test in internal/layering.
+check:
+	@unformatted=$$(gofmt -l .); \
+	if [ -n "$$unformatted" ]; then \
+		echo "gofmt is needed for:" $$unformatted "- run 'make fmt'." >&2; exit 1; \
+	fi
+	go vet ./...
+	go tool staticcheck ./...
+
+fmt:
+	gofmt -w .
+
+bench:
+	scripts/packages.sh bench
+	$(MAKE) --no-print-directory build
+	go run ./scripts/bench -gate bin/sallyport
+
+# Runs every fuzz target for FUZZTIME, one after the other.
+fuzz:
+	scripts/packages.sh build
+	scripts/fuzz.sh $(FUZZTIME)

@@ -1,0 +1,61 @@
+package testkit
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// descendants lists the processes below pid, children before their own children.
+// sshd's sessions are in process groups of their own, so a signal to the
+// listener's group does not reach them.
+func descendants(pid int) []int {
+	children := map[int][]int{}
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, path := range stats {
+		child, parent, err := parents(path)
+		if err == nil {
+			children[parent] = append(children[parent], child)
+		}
+	}
+	var all []int
+	queue := []int{pid}
+	for len(queue) > 0 {
+		next := children[queue[0]]
+		queue = append(queue[1:], next...)
+		all = append(all, next...)
+	}
+	return all
+}
+
+// parents reads a process's own and its parent's id from /proc/PID/stat. The
+// command's name stands in parentheses and may itself hold spaces and
+// parentheses, so the fields are counted from the last one.
+func parents(path string) (pid, parent int, err error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return 0, 0, err
+	}
+	text := string(data)
+	end := strings.LastIndexByte(text, ')')
+	fields := strings.Fields(text[end+1:])
+	if end < 0 || len(fields) < 2 {
+		return 0, 0, fmt.Errorf("%s: unexpected content", path)
+	}
+	pid, err = strconv.Atoi(strings.Fields(text)[0])
+	if err != nil {
+		return 0, 0, err
+	}
+	parent, err = strconv.Atoi(fields[1])
+	return pid, parent, err
+}
+
+// killAll ends processes by their ids; one that is gone already is no error.
+func killAll(pids []int) {
+	for _, pid := range pids {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+}

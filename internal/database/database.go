@@ -1,6 +1,223 @@
+// Package database opens the database that holds the state of people,
+// projects and approvals: SQLite by default, PostgreSQL for several nodes. It
+// brings the schema up to date and runs transactions.
+//
+// There is one migration directory and one SQL text for both engines: the
+// types are TEXT, BIGINT (times are milliseconds since 1970, 0 for none),
+// BYTEA and BOOLEAN, and placeholders are $1, $2, … each used once and in
+// order of appearance, because SQLite binds them by appearance and PostgreSQL
+// by number.
+//
+// It refuses to open a SQLite without full-text search, a schema newer than
+// it knows, and a database in memory, which could keep nothing. It knows
+// nothing of what the tables mean.
 package database
 
-import "database/sql"
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"time"
 
-// DB is an open database, SQLite or PostgreSQL.
-type DB struct{ write, read *sql.DB }
+	"github.com/pressly/goose/v3"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// Engine names the kind of database.
+type Engine string
+
+// The engines.
+const (
+	SQLite     Engine = "sqlite"
+	PostgreSQL Engine = "postgres"
+)
+
+// DB is an open database, SQLite or PostgreSQL. It is safe for concurrent use.
+type DB struct {
+	write, read *sql.DB
+	engine      Engine
+}
+
+// Open opens the database that url names and brings its schema up to date. A
+// url that begins with postgres:// or postgresql:// is PostgreSQL; a path, or
+// sqlite: and a path, is a SQLite file, which is made with mode 0600 when it
+// is missing.
+func Open(ctx context.Context, url string) (*DB, error) {
+	var (
+		db  *DB
+		err error
+	)
+	switch {
+	case url == "":
+		return nil, errors.New("open database: the address is empty")
+	case strings.HasPrefix(url, "postgres://"), strings.HasPrefix(url, "postgresql://"):
+		db, err = openPostgres(ctx, url)
+	default:
+		db, err = openSQLite(ctx, strings.TrimPrefix(url, "sqlite:"))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open database: %w", err)
+	}
+	return db, nil
+}
+
+// Engine says which kind of database this is.
+func (db *DB) Engine() Engine { return db.engine }
+
+// Close closes all connections. Transactions that run are rolled back.
+func (db *DB) Close() error {
+	err := db.write.Close()
+	if db.read != db.write {
+		err = errors.Join(db.read.Close(), err)
+	}
+	return err
+}
+
+// Ping asks the database for a sign of life on the way that writes take.
+func (db *DB) Ping(ctx context.Context) error {
+	if err := db.write.PingContext(ctx); err != nil {
+		return fmt.Errorf("database: %w", err)
+	}
+	return nil
+}
+
+// Tx is a transaction. It lives inside one call of Write or Read, under that call's context.
+type Tx struct {
+	ctx context.Context
+	tx  *sql.Tx
+}
+
+// Exec runs a statement and returns how many rows it changed.
+func (t Tx) Exec(query string, args ...any) (int64, error) {
+	result, err := t.tx.ExecContext(t.ctx, query, args...)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
+}
+
+// Query runs a query of any number of rows. The caller closes the rows before
+// the next statement of the transaction.
+func (t Tx) Query(query string, args ...any) (*sql.Rows, error) {
+	return t.tx.QueryContext(t.ctx, query, args...)
+}
+
+// QueryRow runs a query of at most one row.
+func (t Tx) QueryRow(query string, args ...any) *sql.Row {
+	return t.tx.QueryRowContext(t.ctx, query, args...)
+}
+
+// Each calls scan for each row of a query.
+func (t Tx) Each(scan func(row Scanner) error, query string, args ...any) error {
+	rows, err := t.Query(query, args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := scan(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+// Scanner is one row: *sql.Row or *sql.Rows.
+type Scanner interface {
+	Scan(dest ...any) error
+}
+
+// retries is how often a transaction that lost a race against another node is
+// tried again. Each try waits longer, in all about two seconds.
+const retries = 10
+
+// Write runs fn in one transaction that others see as a whole or not at all
+// (serializable), and commits when fn returns nil. When the database reports
+// that another transaction came in between, fn runs again from the start: it
+// must set what it returns anew each time and do nothing outside the database.
+func (db *DB) Write(ctx context.Context, fn func(Tx) error) error {
+	options := &sql.TxOptions{Isolation: sql.LevelSerializable}
+	if db.engine == SQLite {
+		options = nil // SQLite is serializable, and its driver knows only the default
+	}
+	for try := 0; ; try++ {
+		err := run(ctx, db.write, options, fn)
+		if err == nil || try == retries || !db.raced(err) {
+			return err
+		}
+		if err := pause(ctx, time.Millisecond<<try); err != nil {
+			return err
+		}
+	}
+}
+
+// Read runs fn on one consistent state of the database. fn cannot write.
+func (db *DB) Read(ctx context.Context, fn func(Tx) error) error {
+	options := &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true}
+	if db.engine == SQLite {
+		options = nil // the connections of the read pool are query_only
+	}
+	return run(ctx, db.read, options, fn)
+}
+
+func run(ctx context.Context, pool *sql.DB, options *sql.TxOptions, fn func(Tx) error) (err error) {
+	tx, err := pool.BeginTx(ctx, options)
+	if err != nil {
+		return fmt.Errorf("database: begin: %w", err)
+	}
+	defer tx.Rollback() // has no effect after Commit
+	if err := fn(Tx{ctx: ctx, tx: tx}); err != nil {
+		return err
+	}
+	if err := tx.Commit(); err != nil {
+		return fmt.Errorf("database: commit: %w", err)
+	}
+	return nil
+}
+
+func (db *DB) raced(err error) bool {
+	if db.engine == SQLite {
+		return sqliteBusy(err)
+	}
+	return postgresRaced(err)
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// migrate brings the schema up to date and refuses one that is newer than this program.
+func migrate(ctx context.Context, dialect goose.Dialect, pool *sql.DB, options ...goose.ProviderOption) error {
+	files, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return fmt.Errorf("migrations: %w", err)
+	}
+	provider, err := goose.NewProvider(dialect, pool, files, options...)
+	if err != nil {
+		return fmt.Errorf("migrations: %w", err)
+	}
+	if _, err := provider.Up(ctx); err != nil {
+		return fmt.Errorf("migrations: %w", err)
+	}
+	have, want, err := provider.GetVersions(ctx)
+	if err != nil {
+		return fmt.Errorf("migrations: %w", err)
+	}
+	if have > want {
+		return fmt.Errorf("the schema has version %d and this program knows %d: use the newer program", have, want)
+	}
+	return nil
+}

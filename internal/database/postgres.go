@@ -1,0 +1,56 @@
+package database
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/lock"
+)
+
+// postgresConnections is how many connections one node holds at most.
+const postgresConnections = 16
+
+func openPostgres(ctx context.Context, url string) (*DB, error) {
+	config, err := pgx.ParseConfig(url)
+	if err != nil {
+		// The parser's error repeats the address with its password masked.
+		return nil, err
+	}
+	if config.ConnectTimeout == 0 {
+		config.ConnectTimeout = 10 * time.Second
+	}
+	pool := stdlib.OpenDB(*config)
+	pool.SetMaxOpenConns(postgresConnections)
+	pool.SetMaxIdleConns(postgresConnections / 2)
+	if err := preparePostgres(ctx, pool); err != nil {
+		return nil, errors.Join(err, pool.Close())
+	}
+	return &DB{engine: PostgreSQL, write: pool, read: pool}, nil
+}
+
+func preparePostgres(ctx context.Context, pool *sql.DB) error {
+	// Two nodes that start at once must not both make the tables.
+	locker, err := lock.NewPostgresSessionLocker()
+	if err != nil {
+		return fmt.Errorf("migrations: %w", err)
+	}
+	return migrate(ctx, goose.DialectPostgres, pool, goose.WithSessionLocker(locker))
+}
+
+// SQLSTATE codes after which a transaction is run again.
+const (
+	serializationFailure = "40001"
+	deadlockDetected     = "40P01"
+)
+
+func postgresRaced(err error) bool {
+	var e *pgconn.PgError
+	return errors.As(err, &e) && (e.Code == serializationFailure || e.Code == deadlockDetected)
+}

@@ -1,9 +1,26 @@
+// Package recorder keeps what happened: one sealed recording file for each
+// session, and one ledger of events for each node.
+//
+// Everything is durable before it is acknowledged. Append hands a frame over
+// and returns its position; the caller delivers the bytes of that frame only
+// once Durable has reached the position (see Wait). A write or sync that fails
+// is never retried: the recording has failed, and so has the node's Recorder.
+//
+// Recordings are sealed from the first byte to the age recipients of the
+// project's epoch. This package has no way to read them back; that is package
+// replay, with the auditors' identities. Typed keys of a terminal are sealed
+// under a key of their own. docs/format-recording.md describes the files byte
+// by byte.
+//
+// The package refuses to drop, thin or rewrite: there is no call that removes
+// a frame or an entry, and what a crash tore off is kept beside the file. It
+// knows nothing of policy, people or SSH.
 package recorder
 
 import (
-	"context"
 	"crypto/ed25519"
 	"errors"
+	"log/slog"
 	"time"
 )
 
@@ -25,13 +42,26 @@ const (
 	KindMarker  Kind = 'm' // a note of the bastion, e.g. "term=xterm-256color"
 )
 
+// kindLeaf is an entry of the ledger; it never appears in a recording.
+const kindLeaf Kind = 'l'
+
+// Known reports whether k is a kind that a recording may hold.
+func (k Kind) Known() bool {
+	switch k {
+	case KindOutput, KindStderr, KindInput, KindResize, KindExit, KindChannel,
+		KindCommand, KindSignal, KindEnv, KindGate, KindMarker:
+		return true
+	}
+	return false
+}
+
 // Position is a place in the order of a recording's frames; the first frame is 1.
 type Position uint64
 
 // Frame is one thing that happened in a session. Data is at most MaxFrame bytes.
 type Frame struct {
 	Kind Kind
-	Time time.Time // zero: set by Append
+	Time time.Time // zero: set by Append; kept to the microsecond
 	Data []byte
 }
 
@@ -44,6 +74,10 @@ var ErrFailed = errors.New("recording failed")
 
 // ErrClosed is returned by Append after Close.
 var ErrClosed = errors.New("recording closed")
+
+// ErrNoSpace is wrapped by the error of Ready when the file system of the
+// recordings has less than MinFree bytes left. It passes when there is room again.
+var ErrNoSpace = errors.New("too little space for recordings")
 
 // Meta describes a session at its start. All of it but Session, Node, Epoch and Start is sealed.
 type Meta struct {
@@ -79,6 +113,12 @@ type Result struct {
 	Head   string // hex SHA-256 of the chain's last block
 }
 
+// The reasons that this package itself gives in a Result of Recover.
+const (
+	ReasonCrashed = "crashed" // the signed end was written after a crash
+	ReasonDamaged = "damaged" // the file could not be closed and was set aside
+)
+
 // Options are what a Recorder is made from.
 type Options struct {
 	Dir    string             // recordings rest here, one file a session, mode 0600
@@ -87,83 +127,61 @@ type Options struct {
 	Clock  func() time.Time   // nil: time.Now
 	// MinFree is how many bytes must be free on Dir's file system to start a session.
 	MinFree int64
+
+	// Log hears of slow disks, torn tails and failures; nil: nothing is logged.
+	Log *slog.Logger
+	// MaxPending is how many bytes of a recording may wait to become durable
+	// before Append blocks; 0: 1 MiB. At most 16 MiB.
+	MaxPending int64
+	// WarnAfter and FailAfter bound one write and sync; 0: 2 s and 10 s.
+	// A disk slower than FailAfter fails the recording.
+	WarnAfter, FailAfter time.Duration
+
+	create func(path string) (file, error)         // tests inject faults; nil: the real disk
+	free   func(dir string) (int64, error)         // tests; nil: statfs
+	reopen func(path string) (*ledgerFiles, error) // tests; nil: the real disk
 }
 
-// Recorder starts recordings. Safe for concurrent use.
-type Recorder struct{}
+// Defaults of Options and limits that docs/format-recording.md names.
+const (
+	defaultMaxPending = 1 << 20
+	maxMaxPending     = 16 << 20
+	defaultWarnAfter  = 2 * time.Second
+	defaultFailAfter  = 10 * time.Second
+)
 
-// Open prepares dir. It fails when dir can't be written durably.
-func Open(o Options) (*Recorder, error) { panic("todo") }
-
-// Ready returns nil while a new session could be recorded, else why not
-// (wraps ErrFailed, or says how much space is missing).
-func (r *Recorder) Ready() error { panic("todo") }
-
-// Start begins the recording of a session; its header is durable when Start returns.
-func (r *Recorder) Start(ctx context.Context, m Meta, k Keys) (*Recording, error) { panic("todo") }
-
-// Failed is closed when the recorder as a whole has failed.
-func (r *Recorder) Failed() <-chan struct{} { panic("todo") }
-
-// Path returns where a session's recording rests.
-func (r *Recorder) Path(session string) string { panic("todo") }
-
-// Recover closes recordings that a crash left open: it cuts a torn tail, appends a signed end
-// "crashed" and returns them by session. Call it once, before Start.
-func (r *Recorder) Recover(ctx context.Context) (map[string]Result, error) { panic("todo") }
-
-// Close waits for open recordings to end or ctx to be done.
-func (r *Recorder) Close(ctx context.Context) error { panic("todo") }
-
-// Recording is the recording of one live session. Safe for concurrent use.
-type Recording struct{}
-
-// Append takes ownership of a frame and returns its position. It blocks only
-// while too much is waiting to become durable, and never drops.
-func (r *Recording) Append(f Frame) (Position, error) { panic("todo") }
-
-// Durable is the highest position that will survive a crash.
-func (r *Recording) Durable() Position { panic("todo") }
-
-// Wait returns once p is durable, or with an error that wraps ErrFailed, or with ctx's.
-func (r *Recording) Wait(ctx context.Context, p Position) error { panic("todo") }
-
-// Done is closed when the recording has failed or is closed; Err says which.
-func (r *Recording) Done() <-chan struct{} { panic("todo") }
-
-// Err is nil while all is well, ErrClosed after Close, else wraps ErrFailed.
-func (r *Recording) Err() error { panic("todo") }
-
-// Close appends the signed end and makes it durable.
-func (r *Recording) Close(ctx context.Context, reason string) (Result, error) { panic("todo") }
-
-// Ledger is the node's append-only log of events: the same framed,
-// hash-chained, signed file as a recording, without the sealing.
-type Ledger struct{}
-
-// OpenLedger opens or begins the ledger in dir, verifies it and cuts a torn tail (which it reports).
-func OpenLedger(o Options) (*Ledger, error) { panic("todo") }
-
-// Append makes a leaf durable; concurrent calls share one fdatasync. Sequences must be dense.
-func (l *Ledger) Append(ctx context.Context, sequence int64, leaf []byte) error { panic("todo") }
-
-// Last is the highest durable sequence.
-func (l *Ledger) Last() int64 { panic("todo") }
-
-// Checkpoint is a signed statement of how far the ledger has come.
-type Checkpoint struct {
-	Node      string    `json:"node"`
-	Sequence  int64     `json:"sequence"`
-	Head      string    `json:"head"` // hex
-	Time      time.Time `json:"time"`
-	Signature string    `json:"signature"` // base64, over the line "sallyport checkpoint v1\n…"
+func (o *Options) fill() error {
+	if len(o.Signer) != ed25519.PrivateKeySize {
+		return errors.New("recorder: the node's signing key is missing")
+	}
+	if o.Dir == "" || o.Node == "" {
+		return errors.New("recorder: a directory and a node id are needed")
+	}
+	if o.Clock == nil {
+		o.Clock = time.Now
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.MaxPending <= 0 {
+		o.MaxPending = defaultMaxPending
+	}
+	o.MaxPending = min(o.MaxPending, maxMaxPending)
+	if o.WarnAfter <= 0 {
+		o.WarnAfter = defaultWarnAfter
+	}
+	if o.FailAfter <= 0 {
+		o.FailAfter = defaultFailAfter
+	}
+	o.WarnAfter = min(o.WarnAfter, o.FailAfter)
+	if o.create == nil {
+		o.create = createFile
+	}
+	if o.free == nil {
+		o.free = freeBytes
+	}
+	if o.reopen == nil {
+		o.reopen = openLedgerFiles
+	}
+	return nil
 }
-
-// Checkpoint signs the present head.
-func (l *Ledger) Checkpoint() Checkpoint { panic("todo") }
-
-// Failed is closed when the ledger can no longer append.
-func (l *Ledger) Failed() <-chan struct{} { panic("todo") }
-
-// Close closes the file.
-func (l *Ledger) Close() error { panic("todo") }

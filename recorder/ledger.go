@@ -239,6 +239,22 @@ func (l *Ledger) Append(ctx context.Context, sequence int64, leaf []byte) error 
 	return l.until(ctx, &l.settled, func() bool { return l.durable >= sequence })
 }
 
+// AppendAll makes a dense run of leaves durable, the first with the given
+// sequence, in as few commits as they fit. On an error Last tells how many
+// became durable.
+func (l *Ledger) AppendAll(ctx context.Context, first int64, leaves [][]byte) error {
+	for i, leaf := range leaves {
+		if len(leaf) > MaxLeaf {
+			return fmt.Errorf("a ledger entry of %d bytes is larger than %d", len(leaf), MaxLeaf)
+		}
+		if err := l.hand(ctx, first+int64(i), leaf); err != nil {
+			return err
+		}
+	}
+	last := first + int64(len(leaves)) - 1
+	return l.until(ctx, &l.settled, func() bool { return l.durable >= last })
+}
+
 // hand puts a leaf into the next commit when its turn has come.
 func (l *Ledger) hand(ctx context.Context, sequence int64, leaf []byte) error {
 	turn, cancel := ctx, func() {}

@@ -1,0 +1,187 @@
+package console
+
+import (
+	"encoding/csv"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"sallyport/authz"
+)
+
+func (k *call) eventNoun() *cobra.Command {
+	return noun("event", "What happened: the entries of the ledger", k.eventLs(), k.eventShow(), k.eventExport())
+}
+
+type eventFilter struct {
+	user, op, project, session, connection, since, until string
+	limit                                                int
+}
+
+func (f *eventFilter) register(c *cobra.Command, limit int) {
+	c.Flags().StringVar(&f.user, "user", "", "of this person")
+	c.Flags().StringVar(&f.op, "op", "", "of this operation type, such as login.success")
+	c.Flags().StringVar(&f.project, "project", "", "of this project")
+	c.Flags().StringVar(&f.session, "session", "", "of this session, S-…")
+	c.Flags().StringVar(&f.connection, "connection", "", "of this connection, C-…")
+	c.Flags().StringVar(&f.since, "since", "", "at or after: a date, a time, or back from now: 12h, 90d")
+	c.Flags().StringVar(&f.until, "until", "", "before, in the same forms")
+	c.Flags().IntVar(&f.limit, "limit", limit, "at most so many, the newest; 0 for all")
+}
+
+func (k *call) events(c *cobra.Command, f eventFilter) ([]authz.Event, error) {
+	if f.limit < 0 {
+		return nil, Usagef("--limit cannot be negative")
+	}
+	q := authz.EventQuery{User: f.user, OpType: f.op, Project: f.project, Session: f.session, Connection: f.connection, Limit: f.limit}
+	var err error
+	if q.Since, err = k.past("since", f.since); err != nil {
+		return nil, err
+	}
+	if q.Until, err = k.past("until", f.until); err != nil {
+		return nil, err
+	}
+	return k.Authority.Events(c.Context(), k.by(), q)
+}
+
+func (k *call) eventLs() *cobra.Command {
+	var f eventFilter
+	c := verb("ls", "List events that I may see, newest last", func(c *cobra.Command, args []string) error {
+		events, err := k.events(c, f)
+		if err != nil {
+			return err
+		}
+		if k.json {
+			return k.printJSON(list(events))
+		}
+		t := table{heads: []string{"!SEQ", "TIME", "USER", "OPERATION", "RESOURCE", "RESULT"}, empty: "There are no events."}
+		for _, e := range events {
+			t.add(strconv.FormatInt(e.Sequence, 10), second(e.Time), e.UserID, e.OpType, e.ResourceType+" "+e.ResourceID, e.Result)
+		}
+		t.write(k)
+		return nil
+	})
+	f.register(c, 50)
+	return c
+}
+
+func (k *call) eventShow() *cobra.Command {
+	return verb("show REFERENCE", "Show one event, by E-… as a refusal names it", func(c *cobra.Command, args []string) error {
+		events, err := k.Authority.Events(c.Context(), k.by(), authz.EventQuery{Reference: args[0], Limit: 1})
+		if err != nil {
+			return err
+		}
+		if len(events) == 0 {
+			return notFound("there is no event %q that you may see", args[0])
+		}
+		e := events[0]
+		if k.json {
+			return k.printJSON(e)
+		}
+		var f facts
+		f.add("event", e.ID)
+		f.add("time", e.Time.UTC().Format(time.RFC3339Nano))
+		f.add("user", e.UserID)
+		f.add("operation", e.OpType)
+		f.add("resource", e.ResourceType+" "+e.ResourceID)
+		f.add("from", e.RemoteAddr)
+		f.add("result", e.Result)
+		f.addIf("project", e.Project)
+		f.addIf("session", e.Session)
+		f.addIf("connection", e.Connection)
+		f.add("node", e.Node+", sequence "+strconv.FormatInt(e.Sequence, 10))
+		f.add("details", detailsText(e.Details))
+		f.write(k)
+		return nil
+	})
+}
+
+func detailsText(details map[string]any) string {
+	if details == nil {
+		return "{}"
+	}
+	var b strings.Builder
+	encoder := json.NewEncoder(&b)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(details); err != nil {
+		return "{}"
+	}
+	return escapeJSON(strings.TrimSuffix(b.String(), "\n"))
+}
+
+// eventColumns begin with the seven fields in the order of the DCS page.
+var eventColumns = [...]string{
+	"user_id", "op_type", "time", "details", "resource_id", "resource_type", "remote_addr",
+	"result", "project", "session", "connection", "id", "node", "sequence", "boot_id", "monotonic_ns",
+}
+
+func eventRow(e authz.Event) []string {
+	return []string{
+		e.UserID, e.OpType, e.Time.UTC().Format(time.RFC3339Nano), detailsText(e.Details), e.ResourceID, e.ResourceType, e.RemoteAddr,
+		e.Result, e.Project, e.Session, e.Connection, e.ID, e.Node, strconv.FormatInt(e.Sequence, 10), e.BootID, strconv.FormatInt(int64(e.Monotonic), 10),
+	}
+}
+
+func (k *call) eventExport() *cobra.Command {
+	var f eventFilter
+	var format string
+	c := verb("export", "Write events as CSV or JSON to standard output", func(c *cobra.Command, args []string) error {
+		if k.json && !c.Flags().Changed("format") {
+			format = "json"
+		}
+		if format != "csv" && format != "json" {
+			return Usagef("--format %q is no format; it is csv or json", format)
+		}
+		events, err := k.events(c, f)
+		if err != nil {
+			return err
+		}
+		// An export is itself something that happened, and is told before it leaves.
+		_, err = k.Authority.Record(c.Context(), authz.Event{
+			UserID: k.by().User, OpType: "event.export", Time: k.now(), ResourceType: "event", ResourceID: "ledger",
+			RemoteAddr: k.by().RemoteAddr, Connection: k.by().Connection, Project: f.project, Result: authz.ResultOK,
+			Details: map[string]any{"format": format, "count": len(events)},
+		})
+		if err != nil {
+			return fmt.Errorf("record the export: %w", err)
+		}
+		if format == "json" {
+			return k.printJSON(list(events))
+		}
+		return k.printCSV(events)
+	})
+	f.register(c, 0)
+	c.Flags().StringVar(&format, "format", "csv", "csv or json")
+	return c
+}
+
+func (k *call) printCSV(events []authz.Event) error {
+	w := csv.NewWriter(k.out)
+	if err := w.Write(eventColumns[:]); err != nil {
+		return fmt.Errorf("write CSV: %w", err)
+	}
+	for _, e := range events {
+		row := eventRow(e)
+		for i := range row {
+			row[i] = spreadsheetSafe(Clean(row[i]))
+		}
+		if err := w.Write(row); err != nil {
+			return fmt.Errorf("write CSV: %w", err)
+		}
+	}
+	w.Flush()
+	return w.Error()
+}
+
+// spreadsheetSafe keeps a cell from being taken for a formula: the name that a
+// stranger tried to log in with is in there too. "-" alone stands for the node itself.
+func spreadsheetSafe(cell string) string {
+	if cell != "-" && cell != "" && strings.ContainsRune("=+-@", rune(cell[0])) {
+		return "'" + cell
+	}
+	return cell
+}

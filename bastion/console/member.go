@@ -1,0 +1,107 @@
+package console
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"sallyport/authz"
+)
+
+func (k *call) memberNoun() *cobra.Command {
+	return noun("member", "Who is in a project, as what, and until when", k.memberAdd(), k.memberApprove(), k.memberLs(), k.memberEnd())
+}
+
+func roleNames() string {
+	var names []string
+	for _, r := range authz.Roles() {
+		names = append(names, string(r))
+	}
+	return strings.Join(names, ", ")
+}
+
+func (k *call) memberAdd() *cobra.Command {
+	var role, account, until, reason string
+	c := reasonFlag(verb("add PROJECT USER", "Add a member; a manager's word makes it live", func(c *cobra.Command, args []string) error {
+		if role == "" || until == "" {
+			return Usagef("--role and --until are required")
+		}
+		if !slices.Contains(authz.Roles(), authz.Role(role)) {
+			return Usagef("%q is no role of a project; roles are %s", role, roleNames())
+		}
+		expires, err := k.moment("until", until)
+		if err != nil {
+			return err
+		}
+		if expires.IsZero() {
+			return Usagef("a membership needs an end: --until")
+		}
+		m, err := k.Authority.AddMember(c.Context(), k.by(), authz.Membership{
+			Project: args[0], User: args[1], Role: authz.Role(role), Account: account, Reason: reason, ExpiresAt: expires,
+		})
+		if err != nil {
+			return err
+		}
+		if m.ApprovedBy == "" {
+			if err := k.done(m, "proposed %s as %s of %s; a manager approves it with: member approve %s", m.User, string(m.Role), m.Project, m.ID); err != nil {
+				return err
+			}
+			return errWaiting
+		}
+		return k.done(m, "%s is %s of %s until %s, account %s (%s)", m.User, string(m.Role), m.Project, day(m.ExpiresAt), m.Account, m.ID)
+	}), &reason)
+	c.Flags().StringVar(&role, "role", "", "one of "+roleNames()+" (required)")
+	c.Flags().StringVar(&account, "account", "", "account on the data servers; the user's name by default")
+	c.Flags().StringVar(&until, "until", "", "expiry: "+timeFormats+" (required)")
+	return c
+}
+
+func (k *call) memberApprove() *cobra.Command {
+	return verb("approve ID", "Make a proposed membership live, as a manager of the project", func(c *cobra.Command, args []string) error {
+		if err := k.Authority.ApproveMember(c.Context(), k.by(), args[0]); err != nil {
+			return err
+		}
+		return k.done(map[string]string{"id": args[0], "approved_by": k.by().User}, "approved %s", args[0])
+	})
+}
+
+func (k *call) memberEnd() *cobra.Command {
+	var reason string
+	return reasonFlag(verb("end ID", "End a membership; live sessions end at once", func(c *cobra.Command, args []string) error {
+		if err := k.Authority.EndMember(c.Context(), k.by(), args[0], reason); err != nil {
+			return err
+		}
+		return k.done(map[string]string{"id": args[0], "ended_by": k.by().User}, "ended %s", args[0])
+	}), &reason)
+}
+
+func (k *call) memberLs() *cobra.Command {
+	return verb("ls PROJECT", "List the members of a project", func(c *cobra.Command, args []string) error {
+		members, err := k.Authority.Members(c.Context(), k.by(), args[0])
+		if err != nil {
+			return err
+		}
+		if k.json {
+			return k.printJSON(list(members))
+		}
+		t := table{heads: []string{"!ID", "USER", "ROLE", "ACCOUNT", "STATE", "UNTIL"}, empty: "There are no members."}
+		for _, m := range members {
+			t.add(m.ID, m.User, string(m.Role), m.Account, k.memberState(m), day(m.ExpiresAt))
+		}
+		t.write(k)
+		return nil
+	})
+}
+
+func (k *call) memberState(m authz.Membership) string {
+	switch {
+	case !m.EndedAt.IsZero():
+		return "ended"
+	case m.ApprovedBy == "":
+		return "proposed"
+	case !m.ExpiresAt.IsZero() && !k.now().Before(m.ExpiresAt):
+		return "expired"
+	}
+	return "live"
+}

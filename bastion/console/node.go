@@ -1,0 +1,175 @@
+package console
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/crypto/ssh"
+
+	"sallyport/authz"
+)
+
+func (k *call) ledgerNoun() *cobra.Command {
+	return noun("ledger", "The append-only log of this node",
+		verb("checkpoint", "Print a signed statement of how far the ledger has come", func(c *cobra.Command, args []string) error {
+			// The same form with and without --json: it is a file to keep elsewhere and to verify against.
+			text, err := json.Marshal(k.Ledger.Checkpoint())
+			if err != nil {
+				return fmt.Errorf("write checkpoint: %w", err)
+			}
+			_, err = fmt.Fprintf(k.out, "%s\n", text)
+			return err
+		}))
+}
+
+func (k *call) caNoun() *cobra.Command {
+	c := verb("show [WHICH]", "Print public keys: users, hosts or node; all by default", func(c *cobra.Command, args []string) error {
+		lines, err := k.publicLines()
+		if err != nil {
+			return err
+		}
+		if len(args) > 0 {
+			for _, l := range lines {
+				if l.Name == args[0] {
+					return k.done(l, "%s", l.Line)
+				}
+			}
+			if args[0] == "hosts" {
+				return notFound("this node does not hold the gate's host CA")
+			}
+			return Usagef("%q is no key here; it is users, hosts or node", args[0])
+		}
+		if k.json {
+			return k.printJSON(lines)
+		}
+		for _, l := range lines {
+			fmt.Fprintf(k.out, "# %s\n%s\n", l.For, l.Line)
+		}
+		return nil
+	})
+	return noun("ca", "Public keys of the gate: its authorities and its signing key", c)
+}
+
+// publicLine is one public key of the gate and what it is for.
+type publicLine struct {
+	Name string `json:"name"`
+	For  string `json:"for"`
+	Line string `json:"line"`
+}
+
+func (k *call) publicLines() ([]publicLine, error) {
+	lines := []publicLine{{"users", "TrustedUserCAKeys of data servers", PublicLine(k.UserCA)}}
+	if k.HostCA != nil {
+		lines = append(lines, publicLine{"hosts", "known_hosts of people", KnownHostsLine(k.Name, k.Port, k.HostCA)})
+	}
+	node, err := ssh.NewPublicKey(k.NodeKey)
+	if err != nil {
+		return nil, fmt.Errorf("node key: %w", err)
+	}
+	return append(lines, publicLine{"node", "sallyport verify --key, for recordings, ledger and checkpoints", PublicLine(node) + " " + k.Node}), nil
+}
+
+// Status is what `status` prints.
+type Status struct {
+	Name      string    `json:"name"`
+	Node      string    `json:"node"`
+	Version   string    `json:"version"`
+	StartedAt time.Time `json:"started_at"`
+	Accepting bool      `json:"accepting_sessions"`
+	WhyNot    string    `json:"why_not,omitempty"`
+	Sequence  int64     `json:"ledger_sequence"`
+	Live      int       `json:"live_sessions"` // that the caller may see
+	Waiting   int       `json:"requests_waiting"`
+}
+
+func (k *call) statusVerb() *cobra.Command {
+	return verb("status", "How the node is", func(c *cobra.Command, args []string) error {
+		s := Status{Name: k.Name, Node: k.Node, Version: k.Version, StartedAt: k.started, Accepting: true, Sequence: k.Ledger.Last()}
+		if k.Health != nil {
+			if err := k.Health(); err != nil {
+				s.Accepting, s.WhyNot = false, err.Error()
+			}
+		}
+		live, err := k.Authority.Sessions(c.Context(), k.by(), authz.SessionQuery{Live: true})
+		if err != nil {
+			return err
+		}
+		requests, err := k.Authority.Requests(c.Context(), k.by(), false)
+		if err != nil {
+			return err
+		}
+		s.Live, s.Waiting = len(live), len(requests)
+		if k.json {
+			return k.printJSON(s)
+		}
+		var f facts
+		f.add("gate", s.Name)
+		f.add("node", s.Node)
+		f.add("version", s.Version)
+		f.add("up since", second(s.StartedAt))
+		f.add("takes sessions", yesNo(s.Accepting))
+		f.addIf("because", s.WhyNot)
+		f.add("ledger", fmt.Sprintf("%d entries", s.Sequence))
+		f.add("live sessions", fmt.Sprintf("%d that you may see", s.Live))
+		f.add("requests", fmt.Sprintf("%d waiting that concern you", s.Waiting))
+		f.write(k)
+		return nil
+	})
+}
+
+func (k *call) versionVerb() *cobra.Command {
+	return verb("version", "Print the version of the node's program", func(c *cobra.Command, args []string) error {
+		return k.done(map[string]string{"version": k.Version}, "sallyport %s", k.Version)
+	})
+}
+
+// Self is what `whoami` prints.
+type Self struct {
+	User        authz.User     `json:"user"`
+	Connection  string         `json:"connection"`
+	Via         string         `json:"via"`
+	RemoteAddr  string         `json:"remote_addr"`
+	Fingerprint string         `json:"fingerprint,omitempty"`
+	Factors     []authz.Factor `json:"factors"`
+	Terms       string         `json:"terms"` // accepted, not accepted, or none
+}
+
+func (k *call) whoamiVerb() *cobra.Command {
+	return verb("whoami", "Who I am here, and by which key and factor", func(c *cobra.Command, args []string) error {
+		u, err := k.Authority.User(c.Context(), k.by().User)
+		if err != nil {
+			return err
+		}
+		terms, _, err := k.Authority.Terms(c.Context())
+		if err != nil {
+			return err
+		}
+		id := k.verb.Identity
+		s := Self{User: u, Connection: id.Connection, Via: id.Via, RemoteAddr: k.by().RemoteAddr, Fingerprint: id.Fingerprint, Factors: list(id.Factors), Terms: "accepted"}
+		switch {
+		case terms == "":
+			s.Terms = "none"
+		case terms != u.TermsVersion:
+			s.Terms = "not accepted"
+		}
+		if k.json {
+			return k.printJSON(s)
+		}
+		var f facts
+		f.add("user", u.Name)
+		f.addIf("name", u.Display)
+		f.addIf("site role", string(u.SiteRole))
+		f.addIf("key", s.Fingerprint)
+		for _, factor := range s.Factors {
+			f.add("factor", string(factor.Kind)+" at "+second(factor.At))
+		}
+		f.add("from", s.RemoteAddr+" by "+s.Via)
+		f.add("connection", s.Connection)
+		f.add("terms", s.Terms)
+		f.add("training until", day(u.TrainingUntil))
+		f.write(k)
+		return nil
+	})
+}

@@ -1,0 +1,192 @@
+package console
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"golang.org/x/text/width"
+)
+
+// Clean makes text safe to show on a terminal: control characters, bytes that
+// are no UTF-8, and characters that turn the direction of writing or show
+// nothing are written as escapes. A backslash stays as it is: the aim is that
+// nothing hides, not that the text can be read back.
+func Clean(text string) string {
+	if isClean(text) {
+		return text
+	}
+	var b strings.Builder
+	for i := 0; i < len(text); {
+		r, size := utf8.DecodeRuneInString(text[i:])
+		switch {
+		case r == utf8.RuneError && size == 1:
+			fmt.Fprintf(&b, `\x%02x`, text[i])
+		case hidden(r):
+			quoted := strconv.QuoteRuneToASCII(r)
+			b.WriteString(quoted[1 : len(quoted)-1])
+		default:
+			b.WriteRune(r)
+		}
+		i += size
+	}
+	return b.String()
+}
+
+func isClean(text string) bool {
+	if !utf8.ValidString(text) {
+		return false
+	}
+	for _, r := range text {
+		if hidden(r) {
+			return false
+		}
+	}
+	return true
+}
+
+// hidden reports whether a rune does something other than to show itself:
+// controls, format characters (bidirectional marks, zero width), line and
+// paragraph separators, private use, and blanks other than the space.
+func hidden(r rune) bool {
+	if r == ' ' {
+		return false
+	}
+	return !unicode.IsPrint(r)
+}
+
+// cleanLines is Clean for a text of several lines: line breaks and tabs stay.
+func cleanLines(text string) string {
+	lines := strings.Split(strings.ReplaceAll(text, "\r\n", "\n"), "\n")
+	for i, line := range lines {
+		parts := strings.Split(line, "\t")
+		for j := range parts {
+			parts[j] = Clean(parts[j])
+		}
+		lines[i] = strings.Join(parts, "\t")
+	}
+	return strings.Join(lines, "\n")
+}
+
+// quoted writes text as JSON does, in ASCII where a character could mislead,
+// so that its beginning and end cannot be forged.
+func quoted(text string) string {
+	var b strings.Builder
+	encoder := json.NewEncoder(&b)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(strings.ToValidUTF8(text, "\uFFFD")); err != nil {
+		return strconv.QuoteToASCII(text)
+	}
+	return escapeJSON(strings.TrimSuffix(b.String(), "\n"))
+}
+
+// escapeJSON writes hidden characters of a JSON text as \u escapes. They can
+// only stand inside strings, so the meaning stays the same.
+func escapeJSON(text string) string {
+	var b strings.Builder
+	for _, r := range text {
+		switch {
+		case r == '\n' || !hidden(r):
+			b.WriteRune(r)
+		case r > 0xffff:
+			r -= 0x10000
+			fmt.Fprintf(&b, `\u%04x\u%04x`, 0xd800+(r>>10), 0xdc00+(r&0x3ff))
+		default:
+			fmt.Fprintf(&b, `\u%04x`, r)
+		}
+	}
+	return b.String()
+}
+
+// columnsOf is how many cells of a terminal a clean text takes.
+func columnsOf(text string) int {
+	n := 0
+	for _, r := range text {
+		n += runeColumns(r)
+	}
+	return n
+}
+
+func runeColumns(r rune) int {
+	if unicode.In(r, unicode.Mn, unicode.Me) {
+		return 0
+	}
+	switch width.LookupRune(r).Kind() {
+	case width.EastAsianWide, width.EastAsianFullwidth:
+		return 2
+	}
+	return 1
+}
+
+// shorten cuts a clean text to at most limit columns, with a sign that it was cut.
+func shorten(text string, limit int) string {
+	if columnsOf(text) <= limit {
+		return text
+	}
+	var b strings.Builder
+	used := 0
+	for _, r := range text {
+		n := runeColumns(r)
+		if used+n > limit-1 {
+			break
+		}
+		b.WriteRune(r)
+		used += n
+	}
+	return b.String() + "…"
+}
+
+// minute, second and day are how times are shown; always UTC, which the letter Z says.
+func minute(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return t.UTC().Format("2006-01-02 15:04Z")
+}
+
+func second(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return t.UTC().Format("2006-01-02 15:04:05Z")
+}
+
+func day(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return t.UTC().Format("2006-01-02")
+}
+
+func dash(text string) string {
+	if text == "" {
+		return "-"
+	}
+	return text
+}
+
+func yesNo(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
+}
+
+// byteCount writes a number of bytes with at most one decimal.
+func byteCount(n int64) string {
+	if n < 1024 {
+		return fmt.Sprintf("%d B", n)
+	}
+	value, unit := float64(n), ""
+	for _, unit = range []string{"KiB", "MiB", "GiB", "TiB"} {
+		value /= 1024
+		if value < 1024 {
+			break
+		}
+	}
+	return fmt.Sprintf("%.1f %s", value, unit)
+}

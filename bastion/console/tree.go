@@ -1,0 +1,205 @@
+package console
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"sallyport/internal/config"
+)
+
+const welcome = `Sallyport is the gate of a trusted research environment. It lets each person, by
+key and second factor, only to their own project's data servers, and records
+every session.
+
+  access                 where I can go, and why not elsewhere
+  request create P/S     ask for an operator's session; request ls shows the queue
+  session ls             sessions that I may see
+  whoami, key ls         who I am here, and my keys
+  terms show             the terms of use
+
+  user, project, server, member, training, epoch      who and what there is
+  event, ledger, ca, status                           what happened, and proof
+
+Every verb takes --json and --help. Exit codes: 0 ok, 1 failed, 2 usage,
+3 denied, 4 not found, 5 waiting for approval. Over ssh, put a text of several
+words into two pairs of quotes: --reason '"new student"'.`
+
+// tree builds the command tree of one call.
+func (k *call) tree() *cobra.Command {
+	root := &cobra.Command{
+		Use:               "sallyport",
+		Short:             "The gate of a trusted research environment",
+		Long:              welcome,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+		Args:              cobra.ArbitraryArgs,
+		RunE:              missingVerb,
+	}
+	root.PersistentFlags().BoolVar(&k.json, "json", false, "print JSON")
+	SetUp(root)
+	root.AddCommand(
+		k.userNoun(), k.keyNoun(), k.factorNoun(), k.trainingNoun(), k.termsNoun(),
+		k.projectNoun(), k.serverNoun(), k.memberNoun(),
+		k.accessNoun(), k.requestNoun(), k.sessionNoun(), k.epochNoun(),
+		k.eventNoun(), k.ledgerNoun(), k.caNoun(),
+		k.statusVerb(), k.versionVerb(), k.whoamiVerb(),
+	)
+	return root
+}
+
+const usageTemplate = `Usage:{{if .Runnable}}{{if not .HasAvailableSubCommands}}
+  {{.UseLine}}{{end}}{{end}}{{if .HasAvailableSubCommands}}
+  {{.CommandPath}} VERB …{{end}}{{if .HasExample}}
+
+Examples:
+{{.Example}}{{end}}{{if and .HasParent .HasAvailableSubCommands}}
+
+Verbs:{{range .Commands}}{{if .IsAvailableCommand}}
+  {{rpad .Name .NamePadding }} {{.Short}}{{end}}{{end}}{{end}}{{if .HasAvailableLocalFlags}}
+
+Options:
+{{.LocalFlags.FlagUsagesWrapped 80 | trimTrailingWhitespaces}}{{end}}
+`
+
+// SetUp gives a root its way of telling usage errors and help.
+func SetUp(root *cobra.Command) {
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return Usagef("%s; see %s --help", err, c.CommandPath())
+	})
+	root.SetUsageTemplate(usageTemplate)
+	root.SetHelpCommand(&cobra.Command{
+		Use:   "help [VERB …]",
+		Short: "Help about a verb",
+		RunE: func(c *cobra.Command, args []string) error {
+			found, rest, err := c.Root().Find(args)
+			if err != nil || found == nil || len(rest) > 0 {
+				return Usagef("there is no verb %q", strings.Join(args, " "))
+			}
+			// So that help shows the usage line and --help of the verb itself.
+			found.InitDefaultHelpFlag()
+			return found.Help()
+		},
+	})
+}
+
+// noun is a command that only holds verbs.
+func noun(use, short string, verbs ...*cobra.Command) *cobra.Command {
+	c := &cobra.Command{Use: use, Short: short, Args: cobra.ArbitraryArgs, RunE: missingVerb}
+	c.AddCommand(verbs...)
+	return c
+}
+
+// missingVerb answers a noun without a verb with its help, and a wrong verb with a sentence.
+func missingVerb(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		if err := c.Help(); err != nil {
+			return err
+		}
+		if !c.HasParent() { // someone who types the program's name alone asks for help
+			return nil
+		}
+		return errHelp
+	}
+	hint := ""
+	if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+		hint = "; did you mean " + strings.Join(near, " or ") + "?"
+	}
+	return Usagef("%s has no verb %q%s", c.CommandPath(), args[0], hint)
+}
+
+// verb makes a command that takes the named words. A word in brackets may be
+// left out; they come last.
+func verb(use, short string, run func(c *cobra.Command, args []string) error) *cobra.Command {
+	words := strings.Fields(use)[1:]
+	least := 0
+	for _, w := range words {
+		if !strings.HasPrefix(w, "[") {
+			least++
+		}
+	}
+	return &cobra.Command{
+		Use:   use,
+		Short: short,
+		Args: func(c *cobra.Command, args []string) error {
+			if len(args) < least {
+				return Usagef("%s is missing; usage: %s", words[len(args)], c.UseLine())
+			}
+			if len(args) > len(words) {
+				// The usual cause: ssh joins its words with spaces, so one pair of quotes is lost on the way.
+				return Usagef("%q is a word too many; over ssh put a text of several words into two pairs of quotes, such as --reason '\"new student\"'", args[len(words)])
+			}
+			return nil
+		},
+		RunE: run,
+	}
+}
+
+// reasonFlag adds --reason, which the verb demands.
+func reasonFlag(c *cobra.Command, reason *string) *cobra.Command {
+	c.Flags().StringVar(reason, "reason", "", "why; it stands in the ledger (required)")
+	inner := c.RunE
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if strings.TrimSpace(*reason) == "" {
+			return Usagef("a reason is required: --reason TEXT")
+		}
+		return inner(c, args)
+	}
+	return c
+}
+
+// place splits PROJECT/SERVER.
+func place(word string) (project, server string, err error) {
+	project, server, ok := strings.Cut(word, "/")
+	if !ok || project == "" || server == "" || strings.Contains(server, "/") {
+		return "", "", Usagef("%q is no data server; write it as PROJECT/SERVER", word)
+	}
+	return project, server, nil
+}
+
+const timeFormats = "2027-03-31 (midnight UTC), 2027-03-31T18:00:00Z, or from now: 12h, 90d"
+
+// moment reads a date, a time, or a duration from now; "none" is the zero time.
+func (k *call) moment(flag, text string) (time.Time, error) {
+	if text == "none" {
+		return time.Time{}, nil
+	}
+	if t, err := time.Parse("2006-01-02", text); err == nil {
+		return t.UTC(), nil
+	}
+	if t, err := time.Parse(time.RFC3339, text); err == nil {
+		return t.UTC(), nil
+	}
+	if d, err := config.ParseDuration(text); err == nil {
+		return k.now().Add(d).Truncate(time.Second), nil
+	}
+	return time.Time{}, Usagef("--%s %q is no time; write %s", flag, text, timeFormats)
+}
+
+// past reads a date, a time, or a duration back from now; empty is the zero time.
+func (k *call) past(flag, text string) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
+	if d, err := config.ParseDuration(text); err == nil {
+		return k.now().Add(-d), nil
+	}
+	return k.moment(flag, text)
+}
+
+// duration reads a duration such as 8h or 3d.
+func duration(flag, text string) (time.Duration, error) {
+	d, err := config.ParseDuration(text)
+	if err != nil || d <= 0 {
+		return 0, Usagef("--%s %q is no duration; write one such as 8h or 3d", flag, text)
+	}
+	return d, nil
+}
+
+// notFound makes a sentence about one thing into an error that ends with ExitNotFound.
+func notFound(format string, args ...any) error {
+	return &missing{fmt.Sprintf(format, args...)}
+}

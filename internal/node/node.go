@@ -1,0 +1,308 @@
+// Package node makes one running gate out of a configuration: it loads the
+// keys, opens database, ledger and recorder, closes what a crash left open,
+// and serves the SSH front door, the local socket, and health and metrics on
+// loopback until it is told to stop.
+//
+// It holds no policy and parses no protocol. It refuses key files that others
+// may read, a ledger that does not verify, and to go on for long when nothing
+// can be recorded any more.
+package node
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/crypto/ssh"
+
+	"sallyport/authz"
+	"sallyport/bastion"
+	"sallyport/bastion/console"
+	"sallyport/internal/config"
+	"sallyport/internal/database"
+	"sallyport/recorder"
+)
+
+// Options are what a node needs besides its configuration. The zero value is
+// that of a real node.
+type Options struct {
+	Log     *slog.Logger                                                         // nil: JSON on stderr at the configured level
+	Version string                                                               // of the program
+	Clock   func() time.Time                                                     // nil: time.Now
+	Random  io.Reader                                                            // nil: crypto/rand
+	Dial    func(ctx context.Context, network, address string) (net.Conn, error) // nil: net.Dialer
+}
+
+func (o Options) withDefaults(c *config.Config) Options {
+	if o.Log == nil {
+		o.Log = slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: c.Level()}))
+	}
+	if o.Clock == nil {
+		o.Clock = time.Now
+	}
+	if o.Random == nil {
+		o.Random = rand.Reader
+	}
+	return o
+}
+
+// Node is one gate. What it exposes is there from Open to Close.
+type Node struct {
+	ID        string
+	Authority *authz.Authority
+	Recorder  *recorder.Recorder
+	Ledger    *recorder.Ledger
+	Console   *console.Console
+	Server    *bastion.Server
+	NodeKey   ed25519.PublicKey // verifies recordings, ledger and checkpoints
+	UserCA    ssh.PublicKey
+	HostCA    ssh.PublicKey // nil when unknown to the node
+
+	// SSHAddress and MetricsAddress are where the node listens in fact, when
+	// a port was left to the system; MetricsAddress is "" when it is off.
+	SSHAddress     string
+	MetricsAddress string
+	Socket         string
+
+	config   *config.Config
+	options  Options
+	database *database.DB
+	registry *prometheus.Registry
+
+	ssh     net.Listener
+	local   *net.UnixListener
+	metrics net.Listener
+}
+
+// Check loads what Open would, as far as that changes nothing.
+func Check(c *config.Config) error {
+	if _, err := loadKeys(c); err != nil {
+		return err
+	}
+	_, err := nodeID(c.State)
+	return err
+}
+
+// Open makes a node ready: everything is loaded and every address is bound,
+// but nothing is accepted before Run. The caller must call Close.
+func Open(ctx context.Context, c *config.Config, o Options) (*Node, error) {
+	n := &Node{config: c, options: o.withDefaults(c), Socket: c.Socket}
+	if err := n.open(ctx); err != nil {
+		return nil, errors.Join(err, n.Close())
+	}
+	return n, nil
+}
+
+func (n *Node) open(ctx context.Context) error {
+	k, err := n.openStores(ctx)
+	if err != nil {
+		return err
+	}
+	if err := n.closeCrashed(ctx); err != nil {
+		return err
+	}
+	if err := k.certify(n.config, n.options.Random, n.options.Clock()); err != nil {
+		return err
+	}
+	if err := n.bind(); err != nil {
+		return err
+	}
+	return n.assemble(k)
+}
+
+// openStores loads the keys and opens what the node keeps: database, ledger and recordings.
+func (n *Node) openStores(ctx context.Context) (*keys, error) {
+	c, o := n.config, n.options
+	k, err := loadKeys(c)
+	if err != nil {
+		return nil, err
+	}
+	n.NodeKey = k.node.Public().(ed25519.PublicKey)
+	n.UserCA, n.HostCA = k.userCA.PublicKey(), k.hostCA.public
+	if n.ID, err = nodeID(c.State); err != nil {
+		return nil, err
+	}
+	ledgerDir := filepath.Join(c.State, "ledger")
+	for _, dir := range []string{ledgerDir, c.Recording.Dir} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("make a folder: %w", err)
+		}
+	}
+	common := recorder.Options{Node: n.ID, Signer: k.node, Clock: o.Clock, MinFree: int64(c.Recording.MinFree), Log: o.Log}
+	ledger := common
+	ledger.Dir = ledgerDir
+	// The ledger comes first: its lock is what keeps a second process from the same state.
+	if n.Ledger, err = recorder.OpenLedger(ledger); err != nil {
+		return nil, fmt.Errorf("open ledger in %s: %w", ledgerDir, err)
+	}
+	if n.database, err = database.Open(ctx, c.Database); err != nil {
+		return nil, err
+	}
+	recordings := common
+	recordings.Dir = c.Recording.Dir
+	if n.Recorder, err = recorder.Open(recordings); err != nil {
+		return nil, fmt.Errorf("open recordings in %s: %w", c.Recording.Dir, err)
+	}
+	n.Authority, err = authz.Open(ctx, n.database, authz.Options{
+		Node: n.ID, Clock: o.Clock, Random: o.Random, MasterKey: k.master, Ledger: n.Ledger, Issuer: c.Name,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open authority: %w", err)
+	}
+	return k, nil
+}
+
+// closeCrashed ends, in recordings and database, the sessions that a crash left open.
+func (n *Node) closeCrashed(ctx context.Context) error {
+	recovered, err := n.Recorder.Recover(ctx)
+	if err != nil {
+		return fmt.Errorf("recover recordings: %w", err)
+	}
+	open, err := n.Authority.UnclosedSessions(ctx)
+	if err != nil {
+		return fmt.Errorf("find sessions that a crash left open: %w", err)
+	}
+	for _, s := range open {
+		s.Result = "crashed"
+		s.EndedAt = n.options.Clock().UTC()
+		if r, ok := recovered[s.ID]; ok {
+			s.Head = r.Head
+		}
+		if err := n.Authority.CloseSession(ctx, s); err != nil {
+			return fmt.Errorf("close session %s after a crash: %w", s.ID, err)
+		}
+		n.options.Log.Warn("a crash had left a session open", "session", s.ID, "user", s.User)
+	}
+	return nil
+}
+
+// bind takes every address, so that a node that cannot have one says so before it serves anyone.
+func (n *Node) bind() error {
+	c := n.config
+	var err error
+	if n.ssh, err = net.Listen("tcp", c.Listen); err != nil {
+		return fmt.Errorf("listen for SSH (listen): %w", err)
+	}
+	n.SSHAddress = n.ssh.Addr().String()
+	if c.Metrics != "off" {
+		if n.metrics, err = net.Listen("tcp", c.Metrics); err != nil {
+			return fmt.Errorf("listen for health and metrics (metrics): %w", err)
+		}
+		n.MetricsAddress = n.metrics.Addr().String()
+	}
+	if n.local, err = listenSocket(c.Socket, c.SocketGroup); err != nil {
+		return fmt.Errorf("listen on the local socket (socket): %w", err)
+	}
+	return nil
+}
+
+// assemble makes the console and the front door.
+func (n *Node) assemble(k *keys) error {
+	c, o := n.config, n.options
+	port := 22
+	if _, text, err := net.SplitHostPort(n.SSHAddress); err == nil {
+		port, _ = strconv.Atoi(text) // the listener's own address has a number
+	}
+	n.Console = console.New(console.Options{
+		Authority: n.Authority, Recorder: n.Recorder, Ledger: n.Ledger,
+		Node: n.ID, Name: c.Name, Port: port, Version: o.Version,
+		UserCA: n.UserCA, HostCA: n.HostCA, NodeKey: n.NodeKey,
+		// The front door is made below and asks the console; it is set before anyone is served.
+		Health: func() error { return n.Server.Health() },
+		Clock:  o.Clock,
+	})
+	n.registry = newRegistry(n, o.Version)
+	var err error
+	n.Server, err = bastion.New(bastion.Config{
+		Name: c.Name, Authority: n.Authority, Recorder: n.Recorder, Verbs: n.Console,
+		HostKeys: k.signers, UserCA: k.userCA, Profile: c.Profile, Limits: limits(c.Limits),
+		Log: o.Log, Metrics: n.registry, Dial: o.Dial, Clock: o.Clock,
+		SourceAddress: strings.Join(c.SourceAddress, ","),
+	})
+	return err
+}
+
+// limits are those of the file; what it does not set is zero, for which the front door has its default.
+func limits(l config.Limits) bastion.Limits {
+	return bastion.Limits{
+		Unauthenticated:          l.Unauthenticated,
+		UnauthenticatedPerSource: l.UnauthenticatedPerSource,
+		Connections:              l.Connections,
+		HandshakeTime:            l.HandshakeTime,
+		KeyTime:                  l.KeyTime,
+		FactorTime:               l.FactorTime,
+		PreAuthBytes:             int64(l.PreAuthBytes),
+		Channels:                 l.Channels,
+		EnvironmentBytes:         int(l.EnvironmentBytes),
+		CommandBytes:             int(l.CommandBytes),
+		KeepAlive:                l.KeepAlive,
+		KeepAliveMissed:          l.KeepAliveMissed,
+		Drain:                    l.Drain,
+	}
+}
+
+// closePatience bounds how long Close waits for recordings that are still open.
+const closePatience = 10 * time.Second
+
+// Close ends what Open made. Run must have returned.
+func (n *Node) Close() error {
+	var errs []error
+	for _, l := range []net.Listener{n.ssh, n.metrics} {
+		if l != nil {
+			errs = append(errs, ignoreClosed(l.Close()))
+		}
+	}
+	if n.local != nil {
+		errs = append(errs, ignoreClosed(n.local.Close()))
+	}
+	if n.Recorder != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), closePatience)
+		defer cancel()
+		errs = append(errs, n.Recorder.Close(ctx))
+	}
+	if n.Ledger != nil {
+		errs = append(errs, n.Ledger.Close())
+	}
+	if n.database != nil {
+		errs = append(errs, n.database.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+const nodeIDFile = "node-id"
+
+// nodeID reads the random id that the node was given at init.
+func nodeID(state string) (string, error) {
+	path := filepath.Join(state, nodeIDFile)
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("the state folder %s holds no node; make one with `sallyport init DIR`", state)
+	}
+	if err != nil {
+		return "", fmt.Errorf("read the node's id: %w", err)
+	}
+	id := strings.TrimSpace(string(text))
+	if !strings.HasPrefix(id, "N-") || len(id) > 64 {
+		return "", fmt.Errorf("%s does not hold the id of a node", path)
+	}
+	return id, nil
+}

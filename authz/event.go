@@ -1,8 +1,21 @@
 package authz
 
 import (
+	"bytes"
 	"context"
+	"encoding/csv"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"sallyport/internal/database"
 )
 
 // Event is one entry of the ledger: who did what to which thing, from where.
@@ -46,4 +59,405 @@ type Ledger interface {
 	// Last is the highest sequence that is durable, 0 for none. Events of the
 	// database beyond it are handed over again at start.
 	Last() int64
+}
+
+// Record commits one event that goes with no change of state, and returns its E-….
+func (a *Authority) Record(ctx context.Context, e Event) (string, error) {
+	var id string
+	err := a.commit(ctx, func(w *work) (err error) {
+		id, err = w.recordEvent(e)
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("record %s: %w", e.OpType, err)
+	}
+	return id, nil
+}
+
+// Refuse records a refusal as an event and returns the value to tell the person. When the event
+// cannot be recorded the refusal has no reference, and its cause says so.
+func (a *Authority) Refuse(ctx context.Context, e Event, rule, sentence, cause string) *Refusal {
+	details := map[string]any{"rule": rule, "sentence": sentence}
+	if cause != "" {
+		details["cause"] = cause
+	}
+	for name, value := range e.Details {
+		details[name] = value
+	}
+	e.Details = details
+	if e.Result == "" {
+		e.Result = ResultRefused
+	}
+	r := &Refusal{Rule: rule, Sentence: sentence, Cause: cause}
+	id, err := a.Record(ctx, e)
+	if err != nil {
+		r.Cause = strings.TrimPrefix(cause+"; not recorded: "+err.Error(), "; ")
+		return r
+	}
+	r.Reference = id
+	return r
+}
+
+// recordEvent completes an event and writes it in the work's transaction.
+func (w *work) recordEvent(e Event) (string, error) {
+	if e.Time.IsZero() {
+		e.Time = w.now
+	}
+	if e.Result == "" {
+		e.Result = ResultOK
+	}
+	if e.Details == nil {
+		e.Details = map[string]any{}
+	}
+	if err := e.check(); err != nil {
+		return "", err
+	}
+	var err error
+	if e.ID, err = w.a.newID("E-", w.now); err != nil {
+		return "", err
+	}
+	if e.Monotonic, err = monotonic(); err != nil {
+		return "", err
+	}
+	e.Time = e.Time.UTC().Truncate(time.Millisecond)
+	e.Node, e.BootID = w.a.node, w.a.boot
+	err = w.tx.QueryRow("UPDATE nodes SET last_sequence = last_sequence + 1 WHERE id = $1 RETURNING last_sequence",
+		w.a.node).Scan(&e.Sequence)
+	if err != nil {
+		return "", fmt.Errorf("event sequence: %w", err)
+	}
+	text, err := canonicalJSON(e)
+	if err != nil {
+		return "", fmt.Errorf("event %s: %w", e.OpType, err)
+	}
+	_, err = w.tx.Exec(`INSERT INTO events (node, sequence, id, user_id, op_type, happened_at, resource_id,
+			resource_type, remote_addr, project, session, connection, result, leaf)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)`,
+		e.Node, e.Sequence, e.ID, column(e.UserID), column(e.OpType), milliseconds(e.Time), column(e.ResourceID),
+		column(e.ResourceType), column(e.RemoteAddr), column(e.Project), column(e.Session), column(e.Connection),
+		e.Result, text)
+	if err != nil {
+		return "", fmt.Errorf("event %s: %w", e.OpType, err)
+	}
+	w.leaves = append(w.leaves, leaf{sequence: e.Sequence, text: text})
+	return e.ID, nil
+}
+
+// check refuses an event that lacks a field that everyone relies on.
+func (e Event) check() error {
+	var missing []string
+	for _, field := range []struct{ name, value string }{
+		{"user_id", e.UserID}, {"op_type", e.OpType}, {"resource_id", e.ResourceID},
+		{"resource_type", e.ResourceType}, {"remote_addr", e.RemoteAddr},
+	} {
+		if field.value == "" {
+			missing = append(missing, field.name)
+		}
+	}
+	if missing != nil {
+		return fmt.Errorf("an event needs %s", strings.Join(missing, ", "))
+	}
+	switch e.Result {
+	case ResultOK, ResultRefused, ResultFailed:
+		return nil
+	}
+	return fmt.Errorf("an event has no result %q", e.Result)
+}
+
+// column is a text that both engines can hold and compare: PostgreSQL takes neither NUL nor
+// bytes that are not UTF-8. The leaf holds the same text with escapes.
+func column(s string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
+}
+
+// commandDetail puts an exec request's exact bytes into an event's details.
+func commandDetail(details map[string]any, command string) {
+	switch {
+	case command == "":
+	case utf8.ValidString(command):
+		details["command"] = command
+	default:
+		details["command"] = strings.ToValidUTF8(command, "\uFFFD")
+		details["command_base64"] = []byte(command) // JSON writes bytes as base64
+	}
+}
+
+// leaves loads this node's events from one sequence to another, both included.
+func (a *Authority) leaves(ctx context.Context, from, to int64) ([]leaf, error) {
+	var leaves []leaf
+	err := a.db.Read(ctx, func(tx database.Tx) error {
+		leaves = nil
+		return tx.Each(func(row database.Scanner) error {
+			var l leaf
+			if err := row.Scan(&l.sequence, &l.text); err != nil {
+				return err
+			}
+			leaves = append(leaves, l)
+			return nil
+		}, "SELECT sequence, leaf FROM events WHERE node = $1 AND sequence >= $2 AND sequence <= $3 ORDER BY sequence",
+			a.node, from, to)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("load events: %w", err)
+	}
+	if int64(len(leaves)) != to-from+1 {
+		return nil, fmt.Errorf("load events: the database has %d of the events %d to %d", len(leaves), from, to)
+	}
+	return leaves, nil
+}
+
+// EventQuery selects events; zero fields do not narrow.
+type EventQuery struct {
+	Reference, User, OpType, Project, Session, Connection string
+	Since, Until                                          time.Time // Until is exclusive
+	Limit                                                 int       // the newest so many
+}
+
+// Events returns events that the actor may see, newest last: a site auditor all, a project's
+// auditor those of the project, its manager those about its members, everyone their own. An
+// administrator or security administrator may look up one event by its reference, and people
+// on the node who are bound to nobody see nothing.
+func (a *Authority) Events(ctx context.Context, by Actor, q EventQuery) ([]Event, error) {
+	var events []Event
+	err := a.db.Read(ctx, func(tx database.Tx) error {
+		events = nil
+		f := &filter{}
+		if err := visibleEvents(tx, by, q, a.now(), f); err != nil {
+			return err
+		}
+		q.narrow(f)
+		query := "SELECT leaf FROM events WHERE " + f.where() + " ORDER BY happened_at DESC, node DESC, sequence DESC"
+		if q.Limit > 0 {
+			query += " LIMIT " + f.value(int64(q.Limit))
+		}
+		return tx.Each(func(row database.Scanner) error {
+			var text []byte
+			if err := row.Scan(&text); err != nil {
+				return err
+			}
+			e, err := parseEvent(text)
+			events = append(events, e)
+			return err
+		}, query, f.args...)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("events: %w", err)
+	}
+	slices.Reverse(events)
+	return events, nil
+}
+
+// visibleEvents limits a filter to what the actor may see.
+func visibleEvents(tx database.Tx, by Actor, q EventQuery, now time.Time, f *filter) error {
+	user, err := loadUser(tx, by.User)
+	if errors.Is(err, ErrNotFound) {
+		f.add("1 = 0")
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	conditions, args := []string{"user_id = ?"}, []any{user.Name}
+	if user.State != stateActive {
+		f.add(conditions[0], args...)
+		return nil
+	}
+	switch user.SiteRole {
+	case SiteAuditor:
+		return nil
+	case SiteAdmin, SiteSecurity:
+		if q.Reference != "" {
+			return nil
+		}
+	}
+	members, err := loadMemberships(tx, "user_name = ?", user.Name)
+	if err != nil {
+		return err
+	}
+	for _, m := range members {
+		permissions, _ := m.Role.Permissions()
+		switch {
+		case !m.live(now):
+		case permissions.Has(PermAudit):
+			conditions, args = append(conditions, "project = ?"), append(args, m.Project)
+		case permissions.Has(PermManage):
+			conditions, args = append(conditions, "(project = ? AND op_type LIKE 'member.%')"), append(args, m.Project)
+		}
+	}
+	f.add("("+strings.Join(conditions, " OR ")+")", args...)
+	return nil
+}
+
+func (q EventQuery) narrow(f *filter) {
+	for _, c := range []struct{ condition, value string }{
+		{"id = ?", q.Reference}, {"user_id = ?", q.User}, {"op_type = ?", q.OpType}, {"project = ?", q.Project},
+		{"session = ?", q.Session}, {"connection = ?", q.Connection},
+	} {
+		if c.value != "" {
+			f.add(c.condition, column(c.value))
+		}
+	}
+	if !q.Since.IsZero() {
+		f.add("happened_at >= ?", milliseconds(q.Since))
+	}
+	if !q.Until.IsZero() {
+		f.add("happened_at < ?", milliseconds(q.Until))
+	}
+}
+
+func parseEvent(text []byte) (Event, error) {
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.UseNumber() // a size of 2^60 bytes must come back as it went in
+	var e Event
+	if err := decoder.Decode(&e); err != nil {
+		return Event{}, fmt.Errorf("event in the database: %w", err)
+	}
+	return e, nil
+}
+
+// filter collects the conditions of a query whose parts are known only at run time, and numbers
+// its placeholders in order of appearance.
+type filter struct {
+	conditions []string
+	args       []any
+}
+
+// add takes a condition with one ? for each argument.
+func (f *filter) add(condition string, args ...any) {
+	for _, arg := range args {
+		condition = strings.Replace(condition, "?", f.value(arg), 1)
+	}
+	f.conditions = append(f.conditions, condition)
+}
+
+// value takes an argument and returns its placeholder.
+func (f *filter) value(arg any) string {
+	f.args = append(f.args, arg)
+	return "$" + strconv.Itoa(len(f.args))
+}
+
+func (f *filter) where() string {
+	if len(f.conditions) == 0 {
+		return "1 = 1"
+	}
+	return strings.Join(f.conditions, " AND ")
+}
+
+// canonicalJSON writes a value in the one form that is hashed: object names sorted by their
+// bytes, no space, no escape where none is needed, and every control or direction-changing
+// character as \uXXXX.
+func canonicalJSON(v any) ([]byte, error) {
+	first, err := marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	decoder := json.NewDecoder(bytes.NewReader(first))
+	decoder.UseNumber()
+	var generic any
+	if err := decoder.Decode(&generic); err != nil {
+		return nil, err
+	}
+	sorted, err := marshal(generic) // maps are written with sorted names
+	if err != nil {
+		return nil, err
+	}
+	return escapeControls(sorted), nil
+}
+
+func marshal(v any) ([]byte, error) {
+	var b bytes.Buffer
+	encoder := json.NewEncoder(&b)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(v); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+}
+
+// hostile reports characters that would act on a terminal or change how a line reads: controls,
+// and the invisible ones that reverse or join text.
+func hostile(r rune) bool {
+	return unicode.IsControl(r) || unicode.Is(unicode.Cf, r) || r == '\u2028' || r == '\u2029'
+}
+
+// escapeControls rewrites JSON text; characters outside ASCII occur only inside its strings.
+func escapeControls(text []byte) []byte {
+	if bytes.IndexFunc(text, hostile) < 0 {
+		return text
+	}
+	out := make([]byte, 0, len(text)+16)
+	for _, r := range string(text) {
+		switch {
+		case !hostile(r):
+			out = utf8.AppendRune(out, r)
+		case r > 0xffff:
+			r -= 0x10000
+			out = fmt.Appendf(out, `\u%04x\u%04x`, 0xd800+(r>>10), 0xdc00+(r&0x3ff))
+		default:
+			out = fmt.Appendf(out, `\u%04x`, r)
+		}
+	}
+	return out
+}
+
+// eventColumns are the columns of the CSV form: first the seven of DCS.
+var eventColumns = [...]string{"user_id", "op_type", "time", "details", "resource_id", "resource_type", "remote_addr",
+	"id", "node", "sequence", "boot_id", "monotonic_ns", "project", "session", "connection", "result"}
+
+// EventsCSV writes events as CSV (RFC 4180) with a header line. Control characters are escaped,
+// and a cell that a spreadsheet would take for a formula begins with an apostrophe.
+func EventsCSV(w io.Writer, events []Event) error {
+	out := csv.NewWriter(w)
+	if err := out.Write(eventColumns[:]); err != nil {
+		return fmt.Errorf("write events: %w", err)
+	}
+	for _, e := range events {
+		details, err := canonicalJSON(e.Details)
+		if err != nil {
+			return fmt.Errorf("write event %s: %w", e.ID, err)
+		}
+		row := []string{e.UserID, e.OpType, e.Time.UTC().Format(time.RFC3339Nano), string(details), e.ResourceID,
+			e.ResourceType, e.RemoteAddr, e.ID, e.Node, strconv.FormatInt(e.Sequence, 10), e.BootID,
+			strconv.FormatInt(int64(e.Monotonic), 10), e.Project, e.Session, e.Connection, e.Result}
+		for i := range row {
+			row[i] = cell(row[i])
+		}
+		if err := out.Write(row); err != nil {
+			return fmt.Errorf("write events: %w", err)
+		}
+	}
+	out.Flush()
+	if err := out.Error(); err != nil {
+		return fmt.Errorf("write events: %w", err)
+	}
+	return nil
+}
+
+// cell makes a text safe to open in a spreadsheet and to show in a terminal.
+func cell(s string) string {
+	s = string(escapeControls([]byte(strings.ToValidUTF8(s, "\uFFFD"))))
+	// A lone hyphen is the node's own address and no formula.
+	if s != "-" && strings.ContainsAny(firstRune(s), "=+-@\uff1d\uff0b\uff0d\uff20|%") {
+		return "'" + s
+	}
+	return s
+}
+
+func firstRune(s string) string {
+	_, size := utf8.DecodeRuneInString(s)
+	return s[:size]
+}
+
+// EventsJSON writes events as JSON lines, each in the canonical form of the ledger.
+func EventsJSON(w io.Writer, events []Event) error {
+	for _, e := range events {
+		line, err := canonicalJSON(e)
+		if err != nil {
+			return fmt.Errorf("write event %s: %w", e.ID, err)
+		}
+		if _, err := w.Write(append(line, '\n')); err != nil {
+			return fmt.Errorf("write events: %w", err)
+		}
+	}
+	return nil
 }

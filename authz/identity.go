@@ -70,3 +70,69 @@ func (id Identity) Actor() Actor {
 	}
 	return a
 }
+
+// unbound reports whether the act is bound to no person: setting up a node, or recovering it, by
+// whoever holds its files.
+func (by Actor) unbound() bool { return by.Via == "init" || by.Via == "recover" }
+
+// name is the actor as events name it.
+func (by Actor) name() string {
+	switch {
+	case by.User != "":
+		return by.User
+	case by.unbound():
+		return "system"
+	}
+	return "unauthenticated"
+}
+
+// address is where the actor is, as events name it.
+func (by Actor) address() string {
+	if by.RemoteAddr == "" {
+		return "local"
+	}
+	return by.RemoteAddr
+}
+
+// secondFactor reports whether the person proved more than a key or an OS account.
+func (id Identity) secondFactor() bool {
+	for _, f := range id.Factors {
+		switch f.Kind {
+		case FactorKey, FactorOSUser, "":
+		default:
+			return true
+		}
+	}
+	return false
+}
+
+// firstFactor reports whether the person proved a key or, on the node itself, an OS account.
+func (id Identity) firstFactor() bool {
+	for _, f := range id.Factors {
+		if f.Kind == FactorKey || f.Kind == FactorOSUser {
+			return true
+		}
+	}
+	return false
+}
+
+// assured reports whether a factor other than a recovery code has at least that assurance.
+func (id Identity) assured(least Assurance) bool {
+	for _, f := range id.Factors {
+		if f.Assurance >= least && f.Kind != FactorRecovery {
+			return true
+		}
+	}
+	return false
+}
+
+// event begins an event about the person's own connection.
+func (id Identity) event(opType string) Event {
+	by := id.Actor()
+	resource := id.Connection
+	if resource == "" {
+		resource = "-"
+	}
+	return Event{UserID: by.name(), OpType: opType, ResourceID: resource, ResourceType: "connection",
+		RemoteAddr: by.address(), Connection: id.Connection}
+}

@@ -1,0 +1,147 @@
+package authz
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"sallyport/internal/database"
+)
+
+// Epoch is the public half of a project's key pair of one quarter.
+type Epoch struct {
+	ID        string    `json:"id"` // e.g. genomics/2026Q4
+	Project   string    `json:"project"`
+	Recipient string    `json:"recipient"`        // age recipient for what was shown
+	Strict    string    `json:"strict_recipient"` // age recipient for keys typed in a terminal
+	ExpiresAt time.Time `json:"expires_at"`
+	CreatedAt time.Time `json:"created_at"`
+	CreatedBy string    `json:"created_by"`
+}
+
+const selectEpochs = `SELECT id, project, recipient, strict_recipient, expires_at, created_at, created_by FROM epochs `
+
+func scanEpoch(row database.Scanner) (Epoch, error) {
+	var (
+		e                Epoch
+		expires, created int64
+	)
+	err := row.Scan(&e.ID, &e.Project, &e.Recipient, &e.Strict, &expires, &created, &e.CreatedBy)
+	if errors.Is(err, sql.ErrNoRows) {
+		return Epoch{}, ErrNotFound
+	}
+	e.ExpiresAt, e.CreatedAt = fromMilliseconds(expires), fromMilliseconds(created)
+	return e, err
+}
+
+func loadCurrentEpoch(tx database.Tx, project string, now time.Time) (Epoch, error) {
+	return scanEpoch(tx.QueryRow(selectEpochs+`WHERE project = $1 AND expires_at > $2
+		ORDER BY created_at DESC, expires_at DESC, id DESC LIMIT 1`, column(project), milliseconds(now)))
+}
+
+// AddEpoch makes an epoch key the one that new sessions are sealed to. An administrator or an
+// auditor may do it, an auditor of the project too.
+func (a *Authority) AddEpoch(ctx context.Context, by Actor, e Epoch) error {
+	event := Event{OpType: "epoch.add", ResourceType: "epoch", ResourceID: e.ID}
+	if e.ID == "" {
+		event.ResourceID = "-"
+	}
+	return a.change(ctx, by, event, func(w *work) error {
+		actor, err := w.actor()
+		if err != nil {
+			return err
+		}
+		has, err := permissions(w.tx, actor.Name, e.Project, w.now)
+		if err != nil {
+			return err
+		}
+		if !has.Has(PermAudit) {
+			if _, err := w.need("add epoch keys", SiteAdmin, SiteAuditor); err != nil {
+				return err
+			}
+		}
+		if _, err := w.project(e.Project); err != nil {
+			return err
+		}
+		if err := e.check(w.now); err != nil {
+			return err
+		}
+		n, err := w.tx.Exec(`INSERT INTO epochs (id, project, recipient, strict_recipient, expires_at, created_at, created_by)
+			VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (id) DO NOTHING`, e.ID, e.Project, e.Recipient, e.Strict,
+			milliseconds(e.ExpiresAt), milliseconds(w.now), by.name())
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return deny("epoch.exists", fmt.Sprintf("There is already an epoch %s.", e.ID), "")
+		}
+		return w.done(map[string]any{"recipient": e.Recipient, "strict_recipient": e.Strict, "expires": e.ExpiresAt.UTC()})
+	})
+}
+
+func (e Epoch) check(now time.Time) error {
+	name, found := strings.CutPrefix(e.ID, e.Project+"/")
+	if !found || !osUserName.MatchString(name) {
+		return deny("input.epoch", "An epoch is named by its project and a quarter, like genomics/2026Q4.", "")
+	}
+	for _, recipient := range []string{e.Recipient, e.Strict} {
+		if !ageRecipient(recipient) {
+			return deny("input.epoch", "An epoch needs two age recipients, which begin with age1.", "")
+		}
+	}
+	if e.Recipient == e.Strict {
+		return deny("input.epoch", "The key for typed text must differ from the one for shown text.", "")
+	}
+	if !e.ExpiresAt.After(now) {
+		return deny("input.expiry", "An epoch key must expire in the future.", "")
+	}
+	return nil
+}
+
+// ageRecipient reports whether a text has the form of an age recipient; whether it is one turns
+// out where a recording is sealed to it.
+func ageRecipient(s string) bool {
+	return strings.HasPrefix(s, "age1") && len(s) > 20 && len(s) < 4096 &&
+		strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
+}
+
+// Epochs lists a project's epoch keys, newest last, for those who may know of the project.
+func (a *Authority) Epochs(ctx context.Context, by Actor, project string) ([]Epoch, error) {
+	var epochs []Epoch
+	err := a.db.Read(ctx, func(tx database.Tx) error {
+		epochs = nil
+		sees, err := seesProject(tx, by, project, a.now())
+		if err != nil {
+			return err
+		}
+		if _, err := loadProject(tx, project); err != nil || !sees {
+			return errors.Join(err, notFoundUnless(sees))
+		}
+		return tx.Each(func(row database.Scanner) error {
+			e, err := scanEpoch(row)
+			epochs = append(epochs, e)
+			return err
+		}, selectEpochs+"WHERE project = $1", column(project))
+	})
+	slices.SortFunc(epochs, func(x, y Epoch) int {
+		if c := x.CreatedAt.Compare(y.CreatedAt); c != 0 {
+			return c
+		}
+		return compare(x.ID, y.ID)
+	})
+	return epochs, a.answer(ctx, by, projectEvent("epoch.list", project), err)
+}
+
+// CurrentEpoch returns the newest unexpired epoch of a project; without one no session may start
+// (ErrNotFound).
+func (a *Authority) CurrentEpoch(ctx context.Context, project string) (epoch Epoch, err error) {
+	err = a.db.Read(ctx, func(tx database.Tx) error {
+		epoch, err = loadCurrentEpoch(tx, project, a.now())
+		return err
+	})
+	return epoch, err
+}

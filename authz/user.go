@@ -1,0 +1,507 @@
+package authz
+
+import (
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+	"unicode/utf8"
+
+	"sallyport/internal/database"
+)
+
+// User is a person as the database knows them.
+type User struct {
+	Name          string    `json:"name"`
+	Display       string    `json:"display"`
+	SiteRole      SiteRole  `json:"site_role"`
+	OSUser        string    `json:"os_user,omitempty"` // account on the node that is this person
+	State         string    `json:"state"`             // pending, active or frozen
+	FrozenReason  string    `json:"frozen_reason,omitempty"`
+	HasTOTP       bool      `json:"has_totp"`
+	TermsVersion  string    `json:"terms_version,omitempty"` // SHA-256 of the accepted text
+	TrainingUntil time.Time `json:"training_until,omitzero"`
+	CreatedAt     time.Time `json:"created_at"`
+	CreatedBy     string    `json:"created_by"`
+}
+
+// States of a person.
+const (
+	statePending = "pending" // has not enrolled yet
+	stateActive  = "active"
+	stateFrozen  = "frozen"
+)
+
+const selectUsers = `SELECT name, display, site_role, os_user, enrolled_at, frozen_at, frozen_reason,
+	EXISTS (SELECT 1 FROM totp WHERE totp.user_name = users.name), terms_version, training_until, created_at, created_by
+	FROM users `
+
+func scanUser(row database.Scanner) (User, error) {
+	var (
+		u                                    User
+		enrolled, frozen, training, createdA int64
+	)
+	err := row.Scan(&u.Name, &u.Display, &u.SiteRole, &u.OSUser, &enrolled, &frozen, &u.FrozenReason, &u.HasTOTP,
+		&u.TermsVersion, &training, &createdA, &u.CreatedBy)
+	if errors.Is(err, sql.ErrNoRows) {
+		return User{}, ErrNotFound
+	}
+	if err != nil {
+		return User{}, fmt.Errorf("load a user: %w", err)
+	}
+	u.TrainingUntil, u.CreatedAt = fromMilliseconds(training), fromMilliseconds(createdA)
+	switch {
+	case frozen != 0:
+		u.State = stateFrozen
+	case enrolled != 0:
+		u.State = stateActive
+	default:
+		u.State = statePending
+	}
+	return u, nil
+}
+
+func loadUser(tx database.Tx, name string) (User, error) {
+	if !ValidUserName(name) {
+		return User{}, ErrNotFound // also keeps bytes out that a database refuses
+	}
+	return scanUser(tx.QueryRow(selectUsers+"WHERE name = $1", name))
+}
+
+func loadUsers(tx database.Tx) ([]User, error) {
+	var users []User
+	err := tx.Each(func(row database.Scanner) error {
+		u, err := scanUser(row)
+		users = append(users, u)
+		return err
+	}, selectUsers)
+	slices.SortFunc(users, func(x, y User) int { return compare(x.Name, y.Name) })
+	return users, err
+}
+
+// actor loads the person who acts, and denies one who is unknown or not active. An unbound
+// actor is nobody, and holds every administrative right.
+func (w *work) actor() (User, error) { return loadActor(w.tx, w.by) }
+
+func loadActor(tx database.Tx, by Actor) (User, error) {
+	if by.unbound() {
+		return User{}, nil
+	}
+	user, err := loadUser(tx, by.User)
+	if errors.Is(err, ErrNotFound) {
+		return User{}, deny("user.unknown", "You are not known here.", "")
+	}
+	if err != nil {
+		return User{}, err
+	}
+	if err := denyInactive(user); err != nil {
+		return User{}, err
+	}
+	return user, nil
+}
+
+func denyInactive(user User) error {
+	switch user.State {
+	case statePending:
+		return deny("user.pending", "Your enrolment is not finished: use the invite that you were given.", "")
+	case stateFrozen:
+		return deny("user.frozen", "Your account is frozen.", "frozen because: "+user.FrozenReason)
+	}
+	return nil
+}
+
+// need denies an actor who holds none of the site roles.
+func (w *work) need(what string, roles ...SiteRole) (User, error) {
+	user, err := w.actor()
+	if err != nil || w.by.unbound() || slices.Contains(roles, user.SiteRole) {
+		return user, err
+	}
+	return User{}, deny("role.missing", fmt.Sprintf("Only %s may %s.", roleNames(roles), what),
+		fmt.Sprintf("the site role is %q", user.SiteRole))
+}
+
+func roleNames(roles []SiteRole) string {
+	names := ""
+	for i, role := range roles {
+		if i > 0 {
+			names += " or "
+		}
+		switch role {
+		case SiteAdmin:
+			names += "an administrator"
+		case SiteSecurity:
+			names += "a security administrator"
+		case SiteAuditor:
+			names += "an auditor"
+		}
+	}
+	return names
+}
+
+// other denies what somebody does for themselves.
+func (w *work) other(user, what string) error {
+	if !w.by.unbound() && w.by.User == user {
+		return deny("self", "Nobody may "+what+" for themselves: ask a colleague with that right.", "")
+	}
+	return nil
+}
+
+func (a *Authority) userEvent(opType, user string) Event {
+	if user == "" {
+		user = "-"
+	}
+	return Event{OpType: opType, ResourceType: "user", ResourceID: user}
+}
+
+// AddUser adds a person who then must enrol with an invite. An administrator may do it.
+func (a *Authority) AddUser(ctx context.Context, by Actor, u User) error {
+	return a.change(ctx, by, a.userEvent("user.add", u.Name), func(w *work) error {
+		if _, err := w.need("add people", SiteAdmin); err != nil {
+			return err
+		}
+		if !ValidUserName(u.Name) {
+			return deny("input.user", "A user name has 1 to 32 of a-z, 0-9, '.', '_' and '-', begins with a letter, "+
+				"and is none of invite, system and unauthenticated.", "")
+		}
+		if err := checkText("display name", u.Display, 0); err != nil {
+			return err
+		}
+		if err := checkSiteRole(u.SiteRole); err != nil {
+			return err
+		}
+		if err := w.freeOSUser(u.OSUser, u.Name); err != nil {
+			return err
+		}
+		n, err := w.tx.Exec(`INSERT INTO users (name, display, site_role, os_user, enrolled_at, frozen_at, frozen_reason,
+				terms_version, terms_at, training_course, training_until, created_at, created_by)
+			VALUES ($1, $2, $3, $4, 0, 0, '', '', 0, '', $5, $6, $7) ON CONFLICT (name) DO NOTHING`,
+			u.Name, u.Display, string(u.SiteRole), u.OSUser, milliseconds(u.TrainingUntil), milliseconds(w.now), by.name())
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return deny("user.exists", fmt.Sprintf("There is already a user %s.", u.Name), "")
+		}
+		return w.done(map[string]any{"display": u.Display, "site_role": u.SiteRole, "os_user": u.OSUser})
+	})
+}
+
+func checkSiteRole(role SiteRole) error {
+	switch role {
+	case NoSiteRole, SiteAdmin, SiteSecurity, SiteAuditor:
+		return nil
+	}
+	return deny("input.role", "A site role is admin, security-admin, auditor or none.", "")
+}
+
+// freeOSUser denies an OS account that is no name or is bound to another person.
+func (w *work) freeOSUser(osUser, user string) error {
+	if osUser == "" {
+		return nil
+	}
+	if !osUserName.MatchString(osUser) {
+		return deny("input.os-user", "That is no name of an account on the node.", "")
+	}
+	holder, err := scanUser(w.tx.QueryRow(selectUsers+"WHERE os_user = $1", osUser))
+	switch {
+	case errors.Is(err, ErrNotFound) || err == nil && holder.Name == user:
+		return nil
+	case err != nil:
+		return err
+	}
+	return deny("os-user.taken", "That account of the node is bound to another person.", "bound to "+holder.Name)
+}
+
+// Users lists people: all for those with a site role and for managers of projects, else oneself.
+func (a *Authority) Users(ctx context.Context, by Actor) ([]User, error) {
+	var users []User
+	err := a.db.Read(ctx, func(tx database.Tx) error {
+		all, err := loadUsers(tx)
+		if err != nil {
+			return err
+		}
+		asker, err := loadActor(tx, by)
+		if err != nil {
+			return err
+		}
+		manages := false
+		if !by.unbound() && asker.SiteRole == NoSiteRole {
+			members, err := loadMemberships(tx, "user_name = ?", asker.Name)
+			if err != nil {
+				return err
+			}
+			manages = livePermissions(members, a.now()).Has(PermManage)
+		}
+		users = nil
+		for _, u := range all {
+			switch {
+			case by.unbound() || asker.SiteRole != NoSiteRole || u.Name == asker.Name:
+			case manages: // needs the names, and no more than that
+				u.OSUser, u.FrozenReason, u.TermsVersion = "", "", ""
+			default:
+				continue
+			}
+			users = append(users, u)
+		}
+		return nil
+	})
+	return users, a.answer(ctx, by, a.userEvent("user.list", by.User), err)
+}
+
+// answer turns the denial of a question into a recorded refusal.
+func (a *Authority) answer(ctx context.Context, by Actor, event Event, err error) error {
+	var d *denial
+	if errors.As(err, &d) {
+		event.UserID, event.RemoteAddr, event.Connection = by.name(), by.address(), by.Connection
+		return a.Refuse(ctx, event, d.rule, d.sentence, d.cause)
+	}
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return fmt.Errorf("%s: %w", event.OpType, err)
+	}
+	return err
+}
+
+// User returns a person, or ErrNotFound. It is for the program itself and asks for no right.
+func (a *Authority) User(ctx context.Context, name string) (user User, err error) {
+	err = a.db.Read(ctx, func(tx database.Tx) error {
+		user, err = loadUser(tx, name)
+		return err
+	})
+	return user, err
+}
+
+// UserByOSUser finds the person that an OS account of the node is bound to.
+func (a *Authority) UserByOSUser(ctx context.Context, osUser string) (user User, err error) {
+	if !osUserName.MatchString(osUser) {
+		return User{}, ErrNotFound
+	}
+	err = a.db.Read(ctx, func(tx database.Tx) error {
+		user, err = scanUser(tx.QueryRow(selectUsers+"WHERE os_user = $1", osUser))
+		return err
+	})
+	return user, err
+}
+
+// target loads the person whom an act is about.
+func (w *work) target(user string) (User, error) {
+	u, err := loadUser(w.tx, user)
+	if errors.Is(err, ErrNotFound) {
+		return User{}, fmt.Errorf("user %q: %w", user, ErrNotFound)
+	}
+	return u, err
+}
+
+// SetSiteRole gives a person a site role or, with NoSiteRole, takes it. The roles exclude one
+// another: who holds one must lose it before getting another. An administrator may do it, never for themselves.
+func (a *Authority) SetSiteRole(ctx context.Context, by Actor, user string, role SiteRole, reason string) error {
+	return a.change(ctx, by, a.userEvent("role.set", user), func(w *work) error {
+		if _, err := w.need("give or take site roles", SiteAdmin); err != nil {
+			return err
+		}
+		if err := w.other(user, "give or take a site role"); err != nil {
+			return err
+		}
+		if err := errors.Join(checkSiteRole(role), checkText("reason", reason, minNote)); err != nil {
+			return err
+		}
+		u, err := w.target(user)
+		if err != nil {
+			return err
+		}
+		if role != NoSiteRole && u.SiteRole != NoSiteRole && u.SiteRole != role {
+			w.event.OpType = "role.conflict.denied"
+			return deny("role.conflict", fmt.Sprintf("%s is %s; administrator, security administrator and auditor "+
+				"exclude one another.", user, u.SiteRole), fmt.Sprintf("asked for %s", role))
+		}
+		// The old role is compared again, so that two nodes cannot write one after the other.
+		n, err := w.tx.Exec("UPDATE users SET site_role = $1 WHERE name = $2 AND site_role = $3",
+			string(role), user, string(u.SiteRole))
+		if err != nil {
+			return err
+		}
+		if n != 1 {
+			return errors.New("the role changed meanwhile")
+		}
+		return w.done(map[string]any{"role": role, "before": u.SiteRole, "reason": reason})
+	})
+}
+
+// SetOSUser binds an account of the node to a person; "" unbinds. An administrator may do it.
+func (a *Authority) SetOSUser(ctx context.Context, by Actor, user, osUser string) error {
+	return a.change(ctx, by, a.userEvent("user.os-user", user), func(w *work) error {
+		if _, err := w.need("bind accounts of the node", SiteAdmin); err != nil {
+			return err
+		}
+		if err := w.other(user, "bind an account of the node"); err != nil {
+			return err
+		}
+		u, err := w.target(user)
+		if err != nil {
+			return err
+		}
+		if err := w.freeOSUser(osUser, user); err != nil {
+			return err
+		}
+		if _, err := w.tx.Exec("UPDATE users SET os_user = $1 WHERE name = $2", osUser, user); err != nil {
+			return err
+		}
+		return w.done(map[string]any{"os_user": osUser, "before": u.OSUser})
+	})
+}
+
+// Freeze shuts a person out; live sessions end. Administrators and security administrators may do it.
+func (a *Authority) Freeze(ctx context.Context, by Actor, user, reason string) error {
+	return a.change(ctx, by, a.userEvent("user.freeze", user), func(w *work) error {
+		if _, err := w.need("freeze people", SiteAdmin, SiteSecurity); err != nil {
+			return err
+		}
+		if err := checkText("reason", reason, minNote); err != nil {
+			return err
+		}
+		u, err := w.target(user)
+		if err != nil {
+			return err
+		}
+		if u.State == stateFrozen {
+			return deny("user.frozen", fmt.Sprintf("%s is frozen already.", user), "")
+		}
+		_, err = w.tx.Exec("UPDATE users SET frozen_at = $1, frozen_reason = $2 WHERE name = $3",
+			milliseconds(w.now), reason, user)
+		if err != nil {
+			return err
+		}
+		return w.done(map[string]any{"reason": reason})
+	})
+}
+
+// Unfreeze lets a frozen person in again. Only a security administrator may do it.
+func (a *Authority) Unfreeze(ctx context.Context, by Actor, user, reason string) error {
+	return a.change(ctx, by, a.userEvent("user.unfreeze", user), func(w *work) error {
+		if _, err := w.need("unfreeze people", SiteSecurity); err != nil {
+			return err
+		}
+		if err := checkText("reason", reason, minNote); err != nil {
+			return err
+		}
+		u, err := w.target(user)
+		if err != nil {
+			return err
+		}
+		if u.State != stateFrozen {
+			return deny("user.not-frozen", fmt.Sprintf("%s is not frozen.", user), "")
+		}
+		if _, err := w.tx.Exec("UPDATE users SET frozen_at = 0, frozen_reason = '' WHERE name = $1", user); err != nil {
+			return err
+		}
+		return w.done(map[string]any{"reason": reason, "frozen_because": u.FrozenReason})
+	})
+}
+
+// SetTraining records that the person's training is valid until the given time.
+func (a *Authority) SetTraining(ctx context.Context, by Actor, user, course string, until time.Time) error {
+	return a.change(ctx, by, a.userEvent("training.set", user), func(w *work) error {
+		if _, err := w.need("record training", SiteAdmin, SiteSecurity); err != nil {
+			return err
+		}
+		if err := w.other(user, "record training"); err != nil {
+			return err
+		}
+		if err := checkText("course", course, 1); err != nil {
+			return err
+		}
+		if _, err := w.target(user); err != nil {
+			return err
+		}
+		_, err := w.tx.Exec("UPDATE users SET training_course = $1, training_until = $2 WHERE name = $3",
+			course, milliseconds(until), user)
+		if err != nil {
+			return err
+		}
+		return w.done(map[string]any{"course": course, "until": until.UTC()})
+	})
+}
+
+// maxTerms is the longest text of terms, in bytes.
+const maxTerms = 256 << 10
+
+// SetTerms makes a text the terms that everyone must accept; returns its version.
+func (a *Authority) SetTerms(ctx context.Context, by Actor, text string) (version string, err error) {
+	hash := sha256.Sum256([]byte(text))
+	version = hex.EncodeToString(hash[:])
+	event := Event{OpType: "terms.set", ResourceType: "terms", ResourceID: version}
+	err = a.change(ctx, by, event, func(w *work) error {
+		if _, err := w.need("set the terms", SiteSecurity); err != nil {
+			return err
+		}
+		if text == "" || len(text) > maxTerms || !utf8.ValidString(text) || slices.Contains([]byte(text), 0) {
+			return deny("input.terms", "The terms must be a text of up to 256 KiB in UTF-8.", "")
+		}
+		var number int64
+		err := w.tx.QueryRow("UPDATE counters SET value = value + 1 WHERE name = 'terms' RETURNING value").Scan(&number)
+		if err != nil {
+			return err
+		}
+		// An earlier text that is set again becomes the one in force again.
+		_, err = w.tx.Exec(`INSERT INTO terms (version, number, text, created_at, created_by) VALUES ($1, $2, $3, $4, $5)
+			ON CONFLICT (version) DO UPDATE SET number = excluded.number`, version, number, text, milliseconds(w.now), by.name())
+		if err != nil {
+			return err
+		}
+		return w.done(map[string]any{"number": number, "bytes": len(text)})
+	})
+	if err != nil {
+		return "", err
+	}
+	return version, nil
+}
+
+func loadTerms(tx database.Tx) (version, text string, err error) {
+	err = tx.QueryRow("SELECT version, text FROM terms ORDER BY number DESC LIMIT 1").Scan(&version, &text)
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", "", nil
+	}
+	return version, text, err
+}
+
+// Terms returns the current terms; version is "" when there are none.
+func (a *Authority) Terms(ctx context.Context) (version, text string, err error) {
+	err = a.db.Read(ctx, func(tx database.Tx) error {
+		version, text, err = loadTerms(tx)
+		return err
+	})
+	if err != nil {
+		return "", "", fmt.Errorf("terms: %w", err)
+	}
+	return version, text, nil
+}
+
+// AcceptTerms records the person's acceptance of a version, with address and time.
+func (a *Authority) AcceptTerms(ctx context.Context, by Actor, version string) error {
+	event := Event{OpType: "terms.accept", ResourceType: "terms", ResourceID: version}
+	if version == "" {
+		event.ResourceID = "-"
+	}
+	return a.change(ctx, by, event, func(w *work) error {
+		user, err := w.actor()
+		if err != nil {
+			return err
+		}
+		current, _, err := loadTerms(w.tx)
+		if err != nil {
+			return err
+		}
+		if by.unbound() || current == "" || version != current {
+			return deny("terms.changed", "Those are not the terms in force: read and accept the present ones.", "in force: "+current)
+		}
+		_, err = w.tx.Exec("UPDATE users SET terms_version = $1, terms_at = $2 WHERE name = $3",
+			version, milliseconds(w.now), user.Name)
+		if err != nil {
+			return err
+		}
+		return w.done(map[string]any{"version": version})
+	})
+}

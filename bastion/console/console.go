@@ -80,11 +80,18 @@ func (c *Console) Run(ctx context.Context, v bastion.Verb) int {
 	root.SetOut(v.Stdout)
 	root.SetErr(v.Stderr)
 	err := root.ExecuteContext(ctx)
-	code := ExitCode(err)
-	if message := err; message != nil && !errors.Is(err, errSilent) {
-		fmt.Fprintf(v.Stderr, "sallyport: %s\n", Clean(message.Error()))
+	if err != nil && !Told(err) {
+		fmt.Fprintf(v.Stderr, "sallyport: %s\n", Clean(sentence(err)))
 	}
-	return code
+	return ExitCode(err)
+}
+
+// sentence is what a person is told of an error.
+func sentence(err error) string {
+	if err == authz.ErrNotFound { // bare: nothing says what was looked for
+		return "there is no such thing here, or none that you may see"
+	}
+	return err.Error()
 }
 
 // Tree returns the command tree for its names, flags and help alone; its
@@ -172,3 +179,6 @@ type missing struct{ sentence string }
 func (e *missing) Error() string { return e.sentence }
 
 func (e *missing) Unwrap() error { return authz.ErrNotFound }
+
+// Told reports whether an error needs no further sentence.
+func Told(err error) bool { return errors.Is(err, errSilent) }

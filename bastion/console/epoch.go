@@ -13,7 +13,7 @@ import (
 )
 
 func (k *call) epochNoun() *cobra.Command {
-	return noun("epoch", "Public keys that recordings are sealed to, by project and quarter", k.epochAdd(), k.epochLs())
+	return noun("epoch", "Public keys that recordings are sealed to, by quarter", k.epochAdd(), k.epochLs())
 }
 
 // epochGrace is how long an epoch may be used after its quarter, so that a

@@ -109,7 +109,7 @@ func (k *call) termsNoun() *cobra.Command {
 }
 
 func (k *call) termsSet() *cobra.Command {
-	c := verb("set", "Make a text, read from standard input, the terms for everyone", func(c *cobra.Command, args []string) error {
+	c := verb("set", "Make the text on standard input the terms for everyone", func(c *cobra.Command, args []string) error {
 		text, err := k.readStdin("the text of the terms")
 		if err != nil {
 			return err

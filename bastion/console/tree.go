@@ -15,7 +15,7 @@ key and second factor, only to their own project's data servers, and records
 every session.
 
   access                 where I can go, and why not elsewhere
-  request create P/S     ask for an operator's session; request ls shows the queue
+  request create P/S     ask for an operator's session; request ls lists
   session ls             sessions that I may see
   whoami, key ls         who I am here, and my keys
   terms show             the terms of use

@@ -1,0 +1,351 @@
+package main
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/crypto/ssh"
+
+	"sallyport/bastion/console"
+	"sallyport/internal/config"
+	"sallyport/recorder"
+	"sallyport/replay"
+)
+
+// opening is what opens a recording on the auditor's machine.
+type opening struct{ identity, strict, key string }
+
+func (f *opening) register(c *cobra.Command) {
+	c.Flags().StringVar(&f.identity, "identity", "", "private file of `epoch new` (required)")
+	c.Flags().StringVar(&f.strict, "strict-identity", "", "file with the strict identity, should it be kept apart")
+	c.Flags().StringVar(&f.key, "key", "", "the node's public key, to verify with; else that of the configuration")
+}
+
+// keys reads what opens and verifies. The node's key is nil when none is known.
+func (f *opening) keys(o *settings) (replay.Keys, error) {
+	if f.identity == "" {
+		return replay.Keys{}, console.Usagef("--identity FILE is required: recordings are sealed")
+	}
+	keys, err := readEpochKeys(f.identity)
+	if err != nil {
+		return replay.Keys{}, err
+	}
+	if keys.Identity == "" {
+		return replay.Keys{}, fmt.Errorf("%s holds no private key; it is the public half", f.identity)
+	}
+	if f.strict != "" {
+		apart, err := readEpochKeys(f.strict)
+		if err != nil {
+			return replay.Keys{}, err
+		}
+		keys.StrictIdentity = apart.StrictIdentity
+	}
+	node, err := nodeKey(o, f.key)
+	if err != nil {
+		return replay.Keys{}, err
+	}
+	return replay.KeysOf(keys, node)
+}
+
+func readEpochKeys(path string) (recorder.EpochKeys, error) {
+	text, err := readSmallFile(path)
+	if err != nil {
+		return recorder.EpochKeys{}, err
+	}
+	keys, err := recorder.ParseEpochKeys(text)
+	if err != nil {
+		return recorder.EpochKeys{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return keys, nil
+}
+
+// nodeKey reads the node's public key: the file that was named, or the one
+// that lies beside the private key of the configuration; nil when neither is there.
+func nodeKey(o *settings, path string) (ed25519.PublicKey, error) {
+	if path == "" {
+		c, err := config.Load(o.configPath())
+		if err != nil {
+			// An auditor's machine has no configuration, and needs none unless one was named.
+			if o.config == "" && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)) {
+				return nil, nil
+			}
+			return nil, err
+		}
+		path = c.Keys.Node + ".pub"
+	}
+	text, err := readSmallFile(path)
+	if err != nil {
+		return nil, err
+	}
+	// The file may hold all that `ca show` prints; the node's line is the only plain ed25519 key of a node.
+	for line := range strings.Lines(string(text)) {
+		key, comment, _, _, err := ssh.ParseAuthorizedKey([]byte(line))
+		if err != nil || strings.HasPrefix(line, "@") || strings.Contains(comment, " CA of ") {
+			continue
+		}
+		if plain, ok := key.(ssh.CryptoPublicKey); ok {
+			if ed, ok := plain.CryptoPublicKey().(ed25519.PublicKey); ok {
+				return ed, nil
+			}
+		}
+	}
+	return nil, fmt.Errorf("%s holds no ed25519 key in OpenSSH format; `ca show node` prints the right one", path)
+}
+
+// prepare finds, fetches and verifies a recording, and returns its path and what opens it.
+func prepare(ctx context.Context, o *settings, s streams, from *source, with *opening, word string) (path string, keys replay.Keys, cleanup func(), err error) {
+	if keys, err = with.keys(o); err != nil {
+		return "", keys, nil, err
+	}
+	if path, cleanup, err = from.open(ctx, o, s, word); err != nil {
+		return "", keys, nil, err
+	}
+	if keys.Node == nil {
+		fmt.Fprintln(s.err, "sallyport: not verified, since the node's public key is not known here; give --key FILE (`ssh GATE ca show node` prints it)")
+		return path, keys, cleanup, nil
+	}
+	report, err := verifyFile(path, keys.Node)
+	if err == nil && !report.Intact {
+		fmt.Fprint(s.err, report.Text())
+		err = errors.New("the recording is not intact; nothing of it is shown")
+	}
+	if err != nil {
+		cleanup()
+		return "", keys, nil, err
+	}
+	return path, keys, cleanup, nil
+}
+
+// verifyFile verifies one file, whatever its name.
+func verifyFile(path string, key ed25519.PublicKey) (replay.Report, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return replay.Report{}, err
+	}
+	defer file.Close()
+	return replay.VerifyReader(file, filepath.Base(path), key, nil)
+}
+
+func replayVerb(o *settings, s streams) *cobra.Command {
+	from, with := source{purpose: "replay"}, opening{}
+	var speed float64
+	var at, idle time.Duration
+	c := &cobra.Command{
+		Use:   "replay SESSION|FILE",
+		Short: "Play a session in the terminal, with the auditor's key",
+		Long: `Replay plays a session as it was seen. It fetches the sealed recording from a
+gate by ssh, verifies it, and opens it here, with the auditor's key; the gate
+never sees that key. Keys while it plays: space pauses, arrows seek, + and -
+change the speed, q ends.`,
+		Args:    words(1, 1),
+		Example: "  sallyport replay 12 --gate mei@gate.example.org --identity genomics-2026Q4.key --reason 'monthly review'",
+		RunE: func(c *cobra.Command, args []string) error {
+			path, keys, cleanup, err := prepare(c.Context(), o, s, &from, &with, args[0])
+			if err != nil {
+				return err
+			}
+			defer cleanup()
+			player := replay.Player{
+				Open: func() (*replay.Reader, error) { return replay.OpenFile(path, keys) },
+				Out:  s.out, Speed: speed, At: at, Idle: idle,
+			}
+			if !onTerminal(s.out) {
+				return player.Play(c.Context())
+			}
+			return player.PlayFile(c.Context(), s.in)
+		},
+	}
+	from.register(c)
+	with.register(c)
+	c.Flags().Float64Var(&speed, "speed", 1, "so many times as fast")
+	c.Flags().DurationVar(&at, "at", 0, "begin there, such as 2m30s")
+	c.Flags().DurationVar(&idle, "max-idle", 2*time.Second, "shorten longer pauses to this; 0 keeps them")
+	return c
+}
+
+func exportVerb(o *settings, s streams) *cobra.Command {
+	from, with := source{purpose: "export"}, opening{}
+	var format string
+	var input bool
+	c := &cobra.Command{
+		Use:     "export SESSION|FILE",
+		Short:   "Write a session as asciicast, text, JSON lines or raw bytes",
+		Args:    words(1, 1),
+		Example: "  sallyport export 12.rec --format text --identity genomics-2026Q4.key > 12.txt",
+		RunE: func(c *cobra.Command, args []string) error {
+			if !slices.Contains(replay.Formats(), replay.Format(format)) {
+				return console.Usagef("--format %q is no format; it is one of %v", format, replay.Formats())
+			}
+			if onTerminal(s.out) && format == string(replay.FormatRaw) {
+				return console.Usagef("raw bytes could take over the terminal; send standard output to a file, or use replay")
+			}
+			path, keys, cleanup, err := prepare(c.Context(), o, s, &from, &with, args[0])
+			if err != nil {
+				return err
+			}
+			defer cleanup()
+			r, err := replay.OpenFile(path, keys)
+			if err != nil {
+				return err
+			}
+			defer r.Close()
+			result, err := replay.Export(s.out, r, replay.ExportOptions{Format: replay.Format(format), Input: input})
+			if err != nil {
+				return err
+			}
+			if result.Ending != replay.EndingComplete {
+				fmt.Fprintf(s.err, "sallyport: the recording is %s\n", result.Ending)
+			}
+			if input && result.Sealed > 0 {
+				fmt.Fprintf(s.err, "sallyport: %d typed frames stay sealed; they need the strict identity\n", result.Sealed)
+			}
+			return nil
+		},
+	}
+	from.register(c)
+	with.register(c)
+	c.Flags().StringVar(&format, "format", string(replay.FormatAsciicast), "asciicast, asciicast-v2, text, jsonl or raw")
+	c.Flags().BoolVar(&input, "input", false, "also what the person sent")
+	return c
+}
+
+func verifyVerb(o *settings, s streams) *cobra.Command {
+	var all bool
+	var state, keyFile, checkpointFile string
+	c := &cobra.Command{
+		Use:   "verify [PATH]",
+		Short: "Prove offline that recordings and ledger are unchanged",
+		Long: `Verify reads a recording, a ledger, or a node's whole state folder and finds any
+byte that was changed, dropped, moved or cut. It needs the node's public key
+(` + "`ca show node`" + `) and no private one. With a checkpoint that you remembered, it
+also finds a ledger that was cut back or written anew since.`,
+		Args:    words(0, 1),
+		Example: "  sallyport verify S-01J….rec --key node.pub\n  sallyport verify --all --state /mnt/copy/state --key node.pub --checkpoint march.json",
+		RunE: func(c *cobra.Command, args []string) error {
+			if all == (len(args) == 1) {
+				return console.Usagef("give a PATH, or --all")
+			}
+			key, err := nodeKey(o, keyFile)
+			if err != nil {
+				return err
+			}
+			if key == nil {
+				return console.Usagef("the node's public key is needed: --key FILE (`ssh GATE ca show node` prints it)")
+			}
+			remembered, err := readCheckpoint(checkpointFile, key)
+			if err != nil {
+				return err
+			}
+			return verify(c, o, s, verification{args: args, state: state, key: key, checkpoint: remembered})
+		},
+	}
+	c.Flags().BoolVar(&all, "all", false, "the whole state folder of the configuration, or of --state")
+	c.Flags().StringVar(&state, "state", "", "state folder, or a copy of one")
+	c.Flags().StringVar(&keyFile, "key", "", "the node's public key; else that of the configuration")
+	c.Flags().StringVar(&checkpointFile, "checkpoint", "", "a checkpoint that you remembered, from `ledger checkpoint`")
+	return c
+}
+
+func readCheckpoint(path string, key ed25519.PublicKey) (*recorder.Checkpoint, error) {
+	if path == "" {
+		return nil, nil
+	}
+	text, err := readSmallFile(path)
+	if err != nil {
+		return nil, err
+	}
+	var c recorder.Checkpoint
+	if err := json.Unmarshal(text, &c); err != nil {
+		return nil, fmt.Errorf("%s is no checkpoint: %w", path, err)
+	}
+	if err := c.Verify(key); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return &c, nil
+}
+
+// verification is what is to be verified, with what.
+type verification struct {
+	args       []string
+	state      string
+	key        ed25519.PublicKey
+	checkpoint *recorder.Checkpoint
+}
+
+// errNotIntact ends `verify` with exit code 1 after the report was printed.
+var errNotIntact = errors.New("not everything verifies")
+
+func verify(c *cobra.Command, o *settings, s streams, v verification) error {
+	if len(v.args) == 1 {
+		info, err := os.Stat(v.args[0])
+		if err != nil {
+			return err
+		}
+		if !info.IsDir() {
+			if v.checkpoint != nil {
+				return console.Usagef("a checkpoint is compared with a whole state folder; give that, or leave --checkpoint out")
+			}
+			report, err := replay.Verify(v.args[0], v.key)
+			if err != nil {
+				return err
+			}
+			return tellReport(c, s, report, report.Text(), report.Intact)
+		}
+		v.state = v.args[0]
+	}
+	report, err := verifyNode(o, s, v)
+	if err != nil {
+		return err
+	}
+	return tellReport(c, s, report, report.Text(), report.Intact)
+}
+
+func verifyNode(o *settings, s streams, v verification) (replay.NodeReport, error) {
+	if v.state != "" {
+		return replay.VerifyDir(v.state, v.key, v.checkpoint)
+	}
+	cfg, err := o.load()
+	if err != nil {
+		return replay.NodeReport{}, err
+	}
+	return replay.VerifyNode(replay.NodeFiles{
+		Ledger:     filepath.Join(cfg.State, "ledger", recorder.LedgerFile),
+		Recordings: cfg.Recording.Dir,
+		Key:        v.key,
+		Checkpoint: v.checkpoint,
+	})
+}
+
+func tellReport(c *cobra.Command, s streams, report any, text string, intact bool) error {
+	var err error
+	if wantsJSON(c) {
+		err = printJSON(s, report)
+	} else {
+		_, err = io.WriteString(s.out, cleanReport(text))
+	}
+	if err == nil && !intact {
+		return errNotIntact
+	}
+	return err
+}
+
+// cleanReport keeps what a forged file says from reaching the terminal as anything but text.
+func cleanReport(text string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		b.WriteString(console.Clean(strings.TrimSuffix(line, "\n")))
+		b.WriteByte('\n')
+	}
+	return b.String()
+}

@@ -76,6 +76,12 @@ func TestPromise4_AnyFlippedByteOfALedger(t *testing.T) {
 	if r, err := VerifyDir(n.dir, n.key, &remembered); err != nil || !r.Intact || len(r.Findings) != 0 {
 		t.Errorf("the original: %+v, %v", r, err)
 	}
+	var done, total int64
+	_, err := VerifyNode(NodeFiles{Ledger: path, Recordings: filepath.Join(n.dir, "recordings"), Key: n.key,
+		Progress: func(d, of int64) { done, total = d, of }})
+	if err != nil || done != total || total < int64(len(data)) {
+		t.Errorf("progress ended at %d of %d: %v", done, total, err)
+	}
 }
 
 // TestPromise4_Blocks drops, swaps, repeats and replaces whole blocks.

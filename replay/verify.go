@@ -103,12 +103,16 @@ func (r Report) Text() string {
 // end. The error is about reading the file; what is wrong with its content is
 // in the report.
 func Verify(path string, key ed25519.PublicKey) (Report, error) {
+	return verifyFile(path, key, func(r io.Reader) io.Reader { return r })
+}
+
+func verifyFile(path string, key ed25519.PublicKey, through func(io.Reader) io.Reader) (Report, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return Report{}, err
 	}
 	defer f.Close()
-	r, err := VerifyReader(f, filepath.Base(path), key, nil)
+	r, err := VerifyReader(through(f), filepath.Base(path), key, nil)
 	if err == nil && r.Type == recorder.TypeRecording && r.Intact {
 		if name := strings.TrimSuffix(filepath.Base(path), ".rec"); name != r.Session && name != r.Session+".rec.damaged" {
 			r.add(Finding{Code: CodeName, Text: fmt.Sprintf("the file holds session %s: it was renamed", r.Session), Block: -1, Offset: -1})

@@ -20,6 +20,9 @@ type NodeFiles struct {
 	Key        ed25519.PublicKey
 	// Checkpoint is one that the verifier remembered; nil: none.
 	Checkpoint *recorder.Checkpoint
+	// Progress hears after each file and now and then within one how many
+	// bytes of all are done; nil: nobody asks.
+	Progress func(done, total int64)
 }
 
 // NodeReport is what verification found in all files of a node.
@@ -78,8 +81,12 @@ func VerifyNode(files NodeFiles) (NodeReport, error) {
 	if err != nil {
 		return n, err
 	}
+	p, err := newProgress(files, names)
+	if err != nil {
+		return n, err
+	}
 	for _, name := range names {
-		r, err := Verify(filepath.Join(files.Recordings, name), files.Key)
+		r, err := verifyFile(filepath.Join(files.Recordings, name), files.Key, p.reader)
 		if err != nil {
 			return n, err
 		}
@@ -87,7 +94,7 @@ func VerifyNode(files NodeFiles) (NodeReport, error) {
 		n.Intact = n.Intact && r.Intact
 	}
 	l := ledgerView{sessions: map[string]*ledgerSession{}, remembered: files.Checkpoint}
-	if err := n.readLedger(files, &l); err != nil {
+	if err := n.readLedger(files, &l, p); err != nil {
 		return n, err
 	}
 	n.compare(&l)
@@ -139,13 +146,13 @@ type sessionDetails struct {
 	Head   string      `json:"head"`   // hex; empty when nothing was recorded
 }
 
-func (n *NodeReport) readLedger(files NodeFiles, l *ledgerView) error {
+func (n *NodeReport) readLedger(files NodeFiles, l *ledgerView, p *progress) error {
 	f, err := os.Open(files.Ledger)
 	if err != nil {
 		return fmt.Errorf("the ledger: %w", err)
 	}
 	defer f.Close()
-	n.Ledger, err = VerifyReader(f, filepath.Base(files.Ledger), files.Key, func(b *recorder.Block) error {
+	n.Ledger, err = VerifyReader(p.reader(f), filepath.Base(files.Ledger), files.Key, func(b *recorder.Block) error {
 		if b.Type != recorder.BlockData {
 			return nil
 		}

@@ -3,7 +3,9 @@ package testkit
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -51,6 +53,32 @@ func parents(path string) (pid, parent int, err error) {
 	}
 	parent, err = strconv.Atoi(fields[1])
 	return pid, parent, err
+}
+
+// StartOwned starts a command that the kernel ends when this process ends, also
+// by a panic or a kill that leaves no time to clean up. The returned channel is
+// closed when the command has ended and was waited for.
+//
+// The kernel ties the child to the thread that started it, so that thread is
+// kept for as long as the child lives.
+func StartOwned(command *exec.Cmd) (<-chan struct{}, error) {
+	if command.SysProcAttr == nil {
+		command.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	command.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	started := make(chan error, 1)
+	exited := make(chan struct{})
+	go func() {
+		defer close(exited)
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := command.Start()
+		started <- err
+		if err == nil {
+			_ = command.Wait() // command.ProcessState tells how it ended
+		}
+	}()
+	return exited, <-started
 }
 
 // killAll ends processes by their ids; one that is gone already is no error.

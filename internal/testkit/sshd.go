@@ -56,7 +56,7 @@ type SSHD struct {
 
 	options SSHDOptions
 	command *exec.Cmd
-	exited  chan struct{} // closed when the listener has been reaped
+	exited  <-chan struct{} // closed when the listener has been reaped
 }
 
 // StartSSHD starts a server for the test and ends it, with its sessions and
@@ -239,11 +239,10 @@ func (s *SSHD) startOnce(ctx context.Context) error {
 	// Not CommandContext: the server outlives the call that starts it.
 	command := exec.Command(sshdPath, "-D", "-e", "-f", path)
 	command.Stderr = log
-	if err := command.Start(); err != nil {
+	exited, err := StartOwned(command)
+	if err != nil {
 		return fmt.Errorf("starting sshd: %w", err)
 	}
-	exited := make(chan struct{})
-	go func() { _ = command.Wait(); close(exited) }()
 	s.command, s.exited = command, exited
 
 	ctx, cancel := context.WithTimeout(ctx, startTime)

@@ -140,7 +140,7 @@ func TestLedgerRefusesDisorder(t *testing.T) {
 	if _, err := OpenLedger(other); err == nil {
 		t.Error("a ledger of another key was opened")
 	}
-	l = openLedger(t, o)
+	openLedger(t, o)
 	if _, err := OpenLedger(o); err == nil {
 		t.Error("two processes could append to one ledger")
 	}

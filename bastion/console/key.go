@@ -59,7 +59,7 @@ func (k *call) keyAdd() *cobra.Command {
 		key.User = k.selfOr(args)
 		return k.done(key, "added %s for %s", key.Fingerprint, key.User)
 	})
-	c.Example = "  ssh gate key add < ~/.ssh/id_ed25519.pub"
+	c.Example = "  ssh gate key add alice < id_ed25519.pub"
 	return c
 }
 

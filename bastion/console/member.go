@@ -49,7 +49,11 @@ func (k *call) memberAdd() *cobra.Command {
 			}
 			return errWaiting
 		}
-		return k.done(m, "%s is %s of %s until %s, account %s (%s)", m.User, string(m.Role), m.Project, day(m.ExpiresAt), m.Account, m.ID)
+		account := ""
+		if m.Account != "" {
+			account = ", account " + m.Account
+		}
+		return k.done(m, "%s is %s of %s until %s%s (%s)", m.User, string(m.Role), m.Project, day(m.ExpiresAt), account, m.ID)
 	}), &reason)
 	c.Flags().StringVar(&role, "role", "", "one of "+roleNames()+" (required)")
 	c.Flags().StringVar(&account, "account", "", "account on the data servers; the user's name by default")
@@ -87,7 +91,7 @@ func (k *call) memberLs() *cobra.Command {
 		}
 		t := table{heads: []string{"!ID", "USER", "ROLE", "ACCOUNT", "STATE", "UNTIL"}, empty: "There are no members."}
 		for _, m := range members {
-			t.add(m.ID, m.User, string(m.Role), m.Account, k.memberState(m), day(m.ExpiresAt))
+			t.add(m.ID, m.User, string(m.Role), dash(m.Account), k.memberState(m), day(m.ExpiresAt))
 		}
 		t.write(k)
 		return nil

@@ -1,0 +1,529 @@
+package console
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/csv"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pquerna/otp/totp"
+	"golang.org/x/crypto/ssh"
+
+	"sallyport/authz"
+	"sallyport/bastion"
+	"sallyport/internal/database"
+	"sallyport/internal/words"
+	"sallyport/recorder"
+)
+
+// gate is a console over a real Authority, ledger and recorder, with people in it.
+type gate struct {
+	t         *testing.T
+	console   *Console
+	authority *authz.Authority
+	recorder  *recorder.Recorder
+	now       time.Time
+	keys      map[string]string // fingerprint by person
+}
+
+func newKey(t *testing.T) (ssh.PublicKey, ed25519.PrivateKey) {
+	t.Helper()
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := ssh.NewPublicKey(public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key, private
+}
+
+func newGate(t *testing.T) *gate {
+	t.Helper()
+	ctx, dir := t.Context(), t.TempDir()
+	g := &gate{t: t, keys: map[string]string{}, now: time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)}
+	clock := func() time.Time { return g.now }
+	_, signer := newKey(t)
+	db, err := database.Open(ctx, filepath.Join(dir, "test.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := recorder.Options{Dir: filepath.Join(dir, "ledger"), Node: "N-test", Signer: signer, Clock: clock}
+	ledger, err := recorder.OpenLedger(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Dir = filepath.Join(dir, "recordings")
+	if g.recorder, err = recorder.Open(o); err != nil {
+		t.Fatal(err)
+	}
+	g.authority, err = authz.Open(ctx, db, authz.Options{Node: "N-test", Clock: clock, Ledger: ledger, Issuer: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		for _, err := range []error{g.recorder.Close(ctx), ledger.Close(), db.Close()} {
+			if err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	userCA, _ := newKey(t)
+	hostCA, _ := newKey(t)
+	g.console = New(Options{
+		Authority: g.authority, Recorder: g.recorder, Ledger: ledger, Node: "N-test", Name: "gate.test", Port: 2222, Version: "test",
+		UserCA: userCA, HostCA: hostCA, NodeKey: signer.Public().(ed25519.PublicKey), Clock: clock,
+	})
+	for name, role := range map[string]authz.SiteRole{"admin": authz.SiteAdmin, "sec": authz.SiteSecurity, "audrey": authz.SiteAuditor,
+		"mei": "", "alice": "", "olaf": ""} {
+		if err := g.authority.AddUser(ctx, authz.Actor{Via: "init", RemoteAddr: "local"}, authz.User{Name: name, SiteRole: role}); err != nil {
+			t.Fatal(err)
+		}
+		g.enrol(name)
+	}
+	return g
+}
+
+// enrol binds a fresh key and authenticator, as a person does with an invite.
+func (g *gate) enrol(name string) {
+	g.t.Helper()
+	ctx := g.t.Context()
+	token, _, err := g.authority.CreateInvite(ctx, authz.Actor{Via: "init", RemoteAddr: "local"}, name, time.Hour)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	public, _ := newKey(g.t)
+	key, err := authz.CheckKey(PublicLine(public))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.keys[name] = key.Fingerprint
+	secret, _, err := g.authority.NewTOTPSecret(name)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	code, err := totp.GenerateCode(secret, g.now)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	_, err = g.authority.Enrol(ctx, authz.Enrolment{Token: token, Key: key, Secret: secret, Code: code, RemoteAddr: "192.0.2.1", Connection: "C-test"})
+	if err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+// tabular are the verbs that print tables or facts, which fit 80 columns.
+var tabular = regexp.MustCompile(`^(\w+ (ls|commands)|(user|project|request|session|event) show|access|whoami|status|request (create|approve))\b`)
+
+// answer is what one call gave.
+type answer struct {
+	code        int
+	out, errOut string
+}
+
+func (g *gate) identity(user string) authz.Identity {
+	return authz.Identity{User: user, Connection: "C-" + user, Via: "ssh", RemoteAddr: netip.MustParseAddrPort("192.0.2.7:4022"), Fingerprint: g.keys[user],
+		Factors: []authz.Factor{{Kind: authz.FactorKey, Assurance: authz.AssuranceKnown, At: g.now}, {Kind: authz.FactorTOTP, Assurance: authz.AssuranceOTP, At: g.now}}}
+}
+
+// call runs one line of words as a person, on a connection of its own.
+func (g *gate) call(user, line, stdin string) answer {
+	g.t.Helper()
+	args, err := words.SplitWords(line)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	id := g.identity(user)
+	by := id.Actor()
+	by.VerbOnly = true
+	var out, errOut bytes.Buffer
+	code := g.console.Run(g.t.Context(), bastion.Verb{Identity: id, Actor: by, Args: args, Stdin: strings.NewReader(stdin), Stdout: &out, Stderr: &errOut})
+	g.now = g.now.Add(time.Second)
+	if tabular.MatchString(line) && !strings.Contains(line, "--json") {
+		for l := range strings.Lines(out.String()) {
+			if columnsOf(strings.TrimSuffix(l, "\n")) > 80 {
+				g.t.Errorf("%s: more than 80 columns: %q", line, l)
+			}
+		}
+	}
+	return answer{code, out.String(), errOut.String()}
+}
+
+// must runs a line that has to end with a code, and returns its output.
+func (g *gate) must(code int, user, line string, stdin ...string) string {
+	g.t.Helper()
+	a := g.call(user, line, strings.Join(stdin, ""))
+	if a.code != code {
+		g.t.Fatalf("%s: %s: exit code %d, want %d\n%s%s", user, line, a.code, code, a.out, a.errOut)
+	}
+	if code == ExitFailed || code == ExitDenied || code == ExitNotFound {
+		if !strings.HasPrefix(a.errOut, "sallyport: ") || strings.Count(a.errOut, "\n") != 1 {
+			g.t.Errorf("%s: not one sentence: %q", line, a.errOut)
+		}
+	}
+	return a.out
+}
+
+// json runs a line with --json and decodes what it prints.
+func (g *gate) json(code int, user, line string, into any, stdin ...string) {
+	g.t.Helper()
+	out := g.must(code, user, line+" --json", stdin...)
+	if err := json.Unmarshal([]byte(out), into); err != nil {
+		g.t.Fatalf("%s: %v in\n%s", line, err, out)
+	}
+}
+
+// project makes project genomics with manager mei, researcher alice, operator olaf, a server and an epoch.
+func (g *gate) project() {
+	g.t.Helper()
+	host, _ := newKey(g.t)
+	g.must(ExitOK, "admin", "project add genomics --title 'Genome study' --until 2027-11-01 --approve manager --approve second=security-admin")
+	g.must(ExitOK, "admin", "server add genomics/db1 10.0.0.5 --host-key '"+PublicLine(host)+"'")
+	g.must(ExitOK, "admin", "member add genomics mei --role manager --until 365d --reason 'leads the project'")
+	g.must(ExitOK, "mei", "member add genomics alice --role researcher --until 90d --reason 'new student'")
+	g.must(ExitOK, "mei", "member add genomics olaf --role operator --account olaf-ops --until 90d --reason 'runs the server'")
+	keys, err := recorder.NewEpochKeys()
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	a := g.call("audrey", "epoch add genomics", string(keys.MarshalPublic("genomics/2026Q4")))
+	if a.code != ExitOK {
+		g.t.Fatalf("epoch add: %d %s", a.code, a.errOut)
+	}
+}
+
+func TestPeople(t *testing.T) {
+	g := newGate(t)
+	g.must(ExitDenied, "admin", "user add bob --display 'Bob \u202eevil\x1b[2J'")
+	g.must(ExitOK, "admin", "user add bob --display '鮑伯 "+strings.Repeat("long ", 15)+"name'")
+	out := g.must(ExitOK, "admin", "user ls")
+	if strings.ContainsAny(out, "\u202e\x1b") || !strings.Contains(out, "bob") {
+		t.Errorf("user ls:\n%s", out)
+	}
+	var users []authz.User
+	g.json(ExitOK, "admin", "user ls", &users)
+	if len(users) != 7 {
+		t.Errorf("%d people", len(users))
+	}
+	g.must(ExitDenied, "alice", "user add eve")
+	g.must(ExitDenied, "alice", "user freeze bob --reason spite")
+	g.must(ExitNotFound, "admin", "user show nobody")
+	g.must(ExitOK, "alice", "user show alice")
+	g.must(ExitNotFound, "alice", "user show bob")
+
+	var invite Invite
+	g.json(ExitOK, "admin", "user invite bob", &invite)
+	if invite.Command != "ssh -p 2222 invite+"+invite.Token+"@gate.test" || !strings.HasPrefix(invite.KnownHost, "@cert-authority [gate.test]:2222 ssh-ed25519 ") {
+		t.Errorf("invite %+v", invite)
+	}
+	g.must(ExitOK, "admin", "user freeze alice --reason 'laptop lost'")
+	var user authz.User
+	g.json(ExitOK, "admin", "user show alice", &user)
+	if user.State != "frozen" || user.FrozenReason != "laptop lost" {
+		t.Errorf("alice is %+v", user)
+	}
+	g.must(ExitDenied, "alice", "key ls")
+	g.must(ExitDenied, "admin", "user unfreeze alice --reason 'laptop found'")
+	g.must(ExitOK, "sec", "user unfreeze alice --reason 'laptop found'")
+	g.must(ExitOK, "alice", "whoami")
+	var self Self
+	g.json(ExitOK, "alice", "whoami", &self)
+	if self.User.Name != "alice" || self.Terms != "none" || len(self.Factors) != 2 {
+		t.Errorf("whoami %+v", self)
+	}
+}
+
+func TestKeysTermsTraining(t *testing.T) {
+	g := newGate(t)
+	second, _ := newKey(t)
+	g.must(ExitDenied, "alice", "key add", PublicLine(second))
+	g.must(ExitOK, "sec", "key add alice", PublicLine(second)+" alice@laptop\n")
+	g.must(ExitOK, "alice", "key ls")
+	var keys []authz.Key
+	g.json(ExitOK, "alice", "key ls", &keys)
+	if len(keys) != 2 {
+		t.Fatalf("keys %+v", keys)
+	}
+	g.must(ExitOK, "sec", "key rm "+ssh.FingerprintSHA256(second)+" --reason 'old laptop'")
+	if a := g.call("sec", "key add alice", "no key"); a.code == ExitOK {
+		t.Error("rubbish was taken for a key")
+	}
+	if a := g.call("sec", "key add alice", strings.Repeat("x", maxStdin+1)); a.code != ExitFailed || !strings.Contains(a.errOut, "64 KiB") {
+		t.Errorf("endless input: %+v", a)
+	}
+
+	g.must(ExitOK, "sec", "terms set", "Be good.\n\x1b[2JDo no harm.\n")
+	out := g.must(ExitOK, "alice", "terms show")
+	if !strings.Contains(out, "Be good.\n") || strings.Contains(out, "\x1b") {
+		t.Errorf("terms:\n%s", out)
+	}
+	version := regexp.MustCompile(`terms accept (\w+)`).FindStringSubmatch(out)
+	if version == nil {
+		t.Fatalf("no version in\n%s", out)
+	}
+	g.must(ExitNotFound, "alice", "terms accept "+version[1][:4])
+	g.must(ExitNotFound, "alice", "terms accept ffffffffffff")
+	g.must(ExitOK, "alice", "terms accept "+version[1])
+	g.must(ExitOK, "admin", "training set alice --course gdpr --until 2027-06-30")
+	g.must(ExitDenied, "alice", "training set alice --course gdpr --until 2027-06-30")
+}
+
+func TestProjectsServersMembers(t *testing.T) {
+	g := newGate(t)
+	g.project()
+	for _, line := range []string{"project ls", "project show genomics", "server ls genomics", "member ls genomics", "epoch ls genomics"} {
+		out := g.must(ExitOK, "mei", line)
+		if !strings.Contains(out, "genomics") && !strings.Contains(out, "alice") {
+			t.Errorf("%s:\n%s", line, out)
+		}
+	}
+	g.must(ExitNotFound, "admin", "project show nothing")
+	g.must(ExitNotFound, "admin", "server script genomics/nothing")
+	g.must(ExitOK, "admin", "project set genomics --title 'Other title' --network 192.0.2.0/24 --reason 'renamed'")
+	var p authz.Project
+	g.json(ExitOK, "admin", "project show genomics", &p)
+	if p.Title != "Other title" || len(p.Networks) != 1 || len(p.Levels) != 2 || p.Levels[1].Site != authz.SiteSecurity || day(p.Until) != "2027-11-01" {
+		t.Errorf("project %+v", p)
+	}
+
+	// An administrator proposes; it waits for the manager.
+	out := g.must(ExitWaiting, "admin", "member add genomics audrey --role project-auditor --until 30d --reason 'yearly audit'")
+	id := regexp.MustCompile(`member approve (\S+)`).FindStringSubmatch(out)
+	if id == nil {
+		t.Fatalf("no id in %q", out)
+	}
+	g.must(ExitDenied, "alice", "member approve "+id[1])
+	g.must(ExitOK, "mei", "member approve "+id[1])
+	g.must(ExitOK, "mei", "member end "+id[1]+" --reason 'audit is over'")
+
+	out = g.must(ExitOK, "mei", "server script genomics/db1")
+	for _, want := range []string{"account alice genomics/alice\n", "account olaf-ops genomics/olaf-ops\n", "TrustedUserCAKeys", "set-host-key genomics/db1"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the script lacks %q", want)
+		}
+	}
+	if strings.Contains(out, "account mei") {
+		t.Error("a manager gets an account on the data server")
+	}
+	host, _ := newKey(t)
+	g.must(ExitOK, "admin", "server set-host-key genomics/db1 --host-ca '"+PublicLine(host)+"' --reason 'new authority'")
+	g.must(ExitOK, "admin", "server rm genomics/db1 --reason 'gone'")
+}
+
+func TestAccessSaysWhyNot(t *testing.T) {
+	g := newGate(t)
+	g.project()
+	if out := g.must(ExitOK, "alice", "access"); !strings.Contains(out, "genomics/db1") || !strings.Contains(out, "shell") {
+		t.Errorf("access:\n%s", out)
+	}
+	if out := g.must(ExitOK, "olaf", "access"); !strings.Contains(out, "after approval") {
+		t.Errorf("access of an operator:\n%s", out)
+	}
+	g.must(ExitOK, "admin", "user freeze alice --reason 'laptop lost'")
+	if out := g.must(ExitOK, "admin", "access explain alice genomics/db1"); !strings.Contains(out, "why not") || !strings.Contains(out, "frozen") {
+		t.Errorf("explain:\n%s", out)
+	}
+	g.must(ExitDenied, "olaf", "access explain mei")
+	var routes []authz.RouteChoice
+	g.json(ExitOK, "sec", "access", &routes)
+	if len(routes) != 0 {
+		t.Errorf("routes %+v", routes)
+	}
+}
+
+func TestPromise7_VotesShowExactlyWhatTheyAreFor(t *testing.T) {
+	g := newGate(t)
+	g.project()
+	var r authz.Request
+	g.must(ExitDenied, "olaf", "request create genomics/db1 --reason 'disk full\napproved by mei'")
+	g.json(ExitWaiting, "olaf", `request create genomics/db1 --reason 'disk full" approved by "mei '`, &r)
+	out := g.must(ExitOK, "mei", "request ls")
+	if !strings.Contains(out, "olaf") {
+		t.Errorf("request ls:\n%s", out)
+	}
+	g.must(ExitOK, "mei", "request show "+fmt.Sprint(r.Number))
+	g.must(ExitDenied, "olaf", "request approve "+fmt.Sprint(r.Number))
+	if a := g.call("mei", "request approve "+fmt.Sprint(r.Number)+" --digest 0000", ""); a.code == ExitOK {
+		t.Error("a vote for another digest counted")
+	}
+	out = g.must(ExitOK, "mei", "request approve "+fmt.Sprint(r.Number)+" --comment 'as agreed'")
+	for _, want := range []string{"You approve exactly this:", `"disk full\" approved by \"mei`, "olaf", "genomics", "db1", "level 2 of 2"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("approve lacks %q:\n%s", want, out)
+		}
+	}
+	if joined := strings.Join(strings.Fields(out), ""); !strings.Contains(joined, r.Digest) {
+		t.Errorf("the digest %s is not shown in\n%s", r.Digest, out)
+	}
+	g.must(ExitDenied, "mei", "request approve "+fmt.Sprint(r.Number))
+	out = g.must(ExitOK, "sec", "request approve "+fmt.Sprint(r.Number))
+	if !strings.Contains(out, "now approved") {
+		t.Errorf("the last vote:\n%s", out)
+	}
+
+	g.json(ExitWaiting, "olaf", "request create genomics/db1 --reason 'once more'", &r)
+	g.must(ExitUsage, "mei", "request deny "+fmt.Sprint(r.Number))
+	g.must(ExitOK, "mei", "request deny "+fmt.Sprint(r.Number)+" --reason 'not now'")
+	g.json(ExitWaiting, "olaf", "request create genomics/db1 --reason 'a third time'", &r)
+	g.must(ExitOK, "olaf", "request cancel "+fmt.Sprint(r.Number))
+	g.must(ExitNotFound, "olaf", "request show 999")
+}
+
+// session records one exec session as the front door does.
+func (g *gate) session(user, command string) authz.Session {
+	g.t.Helper()
+	ctx := g.t.Context()
+	epoch, err := g.authority.CurrentEpoch(ctx, "genomics")
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	s, err := g.authority.OpenSession(ctx, authz.Session{Connection: "C-" + user, User: user, Project: "genomics", Server: "db1", Account: user,
+		Role: authz.RoleResearcher, Action: authz.ActionExec, Command: command, RemoteAddr: "192.0.2.7", Epoch: epoch.ID})
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	rec, err := g.recorder.Start(ctx, recorder.Meta{Session: s.ID, Number: s.Number, Node: "N-test", Connection: s.Connection, Epoch: epoch.ID, Start: g.now,
+		User: user, Project: "genomics", Server: "db1", Account: user, Action: "exec"}, recorder.Keys{Recipient: epoch.Recipient, Strict: epoch.Strict})
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	if _, err := rec.Append(recorder.Frame{Kind: recorder.KindOutput, Data: []byte("secret output")}); err != nil {
+		g.t.Fatal(err)
+	}
+	result, err := rec.Close(ctx, "exited")
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	s.Result, s.EndedAt, s.Head = "exited", g.now, result.Head
+	if err := g.authority.CloseSession(ctx, s); err != nil {
+		g.t.Fatal(err)
+	}
+	return s
+}
+
+func TestSessions(t *testing.T) {
+	g := newGate(t)
+	g.project()
+	command := "grep 'a b' x\x1b[2J\xff\u202e | " + strings.Repeat("long ", 40)
+	s := g.session("alice", command)
+	out := g.must(ExitOK, "alice", "session ls")
+	if !strings.Contains(out, "genomics/db1") {
+		t.Errorf("session ls:\n%s", out)
+	}
+	g.must(ExitOK, "mei", "session show "+s.ID)
+	g.must(ExitOK, "mei", "session show "+fmt.Sprint(s.Number))
+	out = g.must(ExitOK, "audrey", "session commands")
+	if strings.ContainsAny(out, "\x1b\u202e") || !strings.Contains(out, "grep") {
+		t.Errorf("session commands:\n%s", out)
+	}
+	var commands []commandJSON
+	g.json(ExitOK, "audrey", "session commands", &commands)
+	if len(commands) != 1 || commands[0].CommandBase64 == "" {
+		t.Errorf("commands %+v", commands)
+	}
+	g.must(ExitNotFound, "olaf", "session show "+s.ID)
+	g.must(ExitNotFound, "alice", "session show 77")
+
+	sealed := g.must(ExitOK, "audrey", "session fetch "+s.ID+" --reason 'monthly review'")
+	if len(sealed) < 100 || strings.Contains(sealed, "secret output") {
+		t.Errorf("fetched %d bytes; they must be the sealed ones", len(sealed))
+	}
+	g.must(ExitDenied, "alice", "session fetch "+s.ID+" --reason 'curious'")
+	var events []authz.Event
+	g.json(ExitOK, "audrey", "event ls --session "+s.ID, &events)
+	seen := false
+	for _, e := range events {
+		seen = seen || e.UserID == "audrey" && fmt.Sprint(e.Details["reason"]) == "monthly review"
+	}
+	if !seen {
+		t.Errorf("the fetch is no event among %+v", events)
+	}
+}
+
+func TestEventsAndTheirExport(t *testing.T) {
+	g := newGate(t)
+	g.project()
+	a := g.call("alice", "user add eve", "")
+	reference := regexp.MustCompile(`E-\w+`).FindString(a.errOut)
+	if a.code != ExitDenied || reference == "" {
+		t.Fatalf("no reference in %q", a.errOut)
+	}
+	out := g.must(ExitOK, "audrey", "event show "+reference)
+	if !strings.Contains(out, "alice") || !strings.Contains(out, "refused") {
+		t.Errorf("event show:\n%s", out)
+	}
+	g.must(ExitNotFound, "audrey", "event show E-nothing")
+	if out := g.must(ExitOK, "audrey", "event ls --limit 5"); strings.Count(out, "\n") != 6 {
+		t.Errorf("event ls:\n%s", out)
+	}
+	rows, err := csv.NewReader(strings.NewReader(g.must(ExitOK, "audrey", "event export --format csv"))).ReadAll()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(rows[0][:7], ","); got != "user_id,op_type,time,details,resource_id,resource_type,remote_addr" {
+		t.Errorf("columns %s", got)
+	}
+	for _, row := range rows[1:] {
+		for i, cell := range row[:7] {
+			if cell == "" {
+				t.Errorf("the field %s is missing in %q", rows[0][i], row)
+			}
+		}
+	}
+	var events []authz.Event
+	g.json(ExitOK, "audrey", "event export --format json", &events)
+	if len(events) != len(rows) { // all of those, without the heading, and the first export itself
+		t.Errorf("%d events, %d rows", len(events), len(rows))
+	}
+	var c recorder.Checkpoint
+	if err := json.Unmarshal([]byte(g.must(ExitOK, "audrey", "ledger checkpoint")), &c); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Verify(g.console.o.NodeKey); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestNode(t *testing.T) {
+	g := newGate(t)
+	g.must(ExitOK, "alice", "status")
+	var s Status
+	g.json(ExitOK, "alice", "status", &s)
+	if !s.Accepting || s.Node != "N-test" || s.Sequence == 0 {
+		t.Errorf("status %+v", s)
+	}
+	out := g.must(ExitOK, "alice", "ca show")
+	if strings.Count(out, "ssh-ed25519 ") != 3 || !strings.Contains(out, "@cert-authority [gate.test]:2222 ") {
+		t.Errorf("ca show:\n%s", out)
+	}
+	if out := g.must(ExitOK, "alice", "ca show users"); !strings.HasPrefix(out, "ssh-ed25519 ") {
+		t.Errorf("ca show users: %s", out)
+	}
+	g.must(ExitUsage, "alice", "ca show everything")
+	g.must(ExitOK, "alice", "version")
+}
+
+func TestAPrivateEpochKeyIsRefused(t *testing.T) {
+	g := newGate(t)
+	g.must(ExitOK, "admin", "project add genomics")
+	keys, err := recorder.NewEpochKeys()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := g.call("audrey", "epoch add genomics", string(keys.MarshalPrivate("genomics")))
+	if a.code != ExitUsage || !strings.Contains(a.errOut, "private half") || strings.Contains(a.errOut, "AGE-SECRET") {
+		t.Errorf("%+v", a)
+	}
+}

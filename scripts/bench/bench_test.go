@@ -1,0 +1,61 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestMedian(t *testing.T) {
+	for _, c := range []struct {
+		values []float64
+		want   float64
+	}{
+		{nil, 0},
+		{[]float64{4}, 4},
+		{[]float64{9, 1, 5}, 5},
+		{[]float64{8, 1, 2, 4}, 3},
+	} {
+		if got := median(c.values); got != c.want {
+			t.Errorf("median of %v is %v, wanted %v", c.values, got, c.want)
+		}
+	}
+}
+
+// TestBaselines takes every measure once, small, by the two ways that need no gate.
+func TestBaselines(t *testing.T) {
+	o := options{rounds: 1, size: 3<<20 + 17, keys: 10, logins: 1, budget: time.Minute}
+	s, err := buildSite(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	results := map[string]*samples{}
+	if err := measureRound(t.Context(), o, s, 0, results); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range measures {
+		for _, w := range s.ways {
+			if got := results[m.name].byWay[w.name]; len(got) != 1 || got[0] <= 0 {
+				t.Errorf("%s by way of %s: %v", m.name, w.name, got)
+			}
+		}
+	}
+	if _, err := download(t.Context(), s.ways[0].kept, "head -c 10 /dev/zero", 11); err == nil {
+		t.Error("a short transfer counted as a whole one")
+	}
+	var out bytes.Buffer
+	if err := report(&out, o, "machine", s.ways, results, 1); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"-J / direct", "key echo p99", "down, random"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("the report lacks %q:\n%s", want, out.String())
+		}
+	}
+}

@@ -119,15 +119,7 @@ func newRegistry(n *Node, version string) *prometheus.Registry {
 	ledger := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "sallyport_ledger_sequence", Help: "Number of the last durable entry of the ledger.",
 	}, func() float64 { return float64(n.Ledger.Last()) })
-	healthy := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "sallyport_healthy", Help: "1 while the node takes sessions.",
-	}, func() float64 {
-		if n.health() != nil {
-			return 0
-		}
-		return 1
-	})
-	r.MustRegister(build, ledger, healthy, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	r.MustRegister(build, ledger, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return r
 }
 

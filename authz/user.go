@@ -353,10 +353,21 @@ func (a *Authority) SetOSUser(ctx context.Context, by Actor, user, osUser string
 	})
 }
 
+// bound denies an act that only a person may do, also where a node is set up or recovered.
+func (w *work) bound() error {
+	if w.by.unbound() {
+		return deny("actor.unbound", "That needs a person with the right to do it, and is no part of setting up or recovering a node.", "")
+	}
+	return nil
+}
+
 // Freeze shuts a person out; live sessions end. Administrators and security administrators may do it.
 func (a *Authority) Freeze(ctx context.Context, by Actor, user, reason string) error {
 	return a.change(ctx, by, a.userEvent("user.freeze", user), func(w *work) error {
 		if _, err := w.need("freeze people", SiteAdmin, SiteSecurity); err != nil {
+			return err
+		}
+		if err := w.bound(); err != nil {
 			return err
 		}
 		if err := checkText("reason", reason, minNote); err != nil {
@@ -382,6 +393,9 @@ func (a *Authority) Freeze(ctx context.Context, by Actor, user, reason string) e
 func (a *Authority) Unfreeze(ctx context.Context, by Actor, user, reason string) error {
 	return a.change(ctx, by, a.userEvent("user.unfreeze", user), func(w *work) error {
 		if _, err := w.need("unfreeze people", SiteSecurity); err != nil {
+			return err
+		}
+		if err := w.bound(); err != nil {
 			return err
 		}
 		if err := checkText("reason", reason, minNote); err != nil {

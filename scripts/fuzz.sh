@@ -2,10 +2,11 @@
 # Runs every fuzz target of the module for the given time, one after the other,
 # and goes on after a finding so that one run reports all of them.
 #
-#   scripts/fuzz.sh 60s
+#   scripts/fuzz.sh 60s [PACKAGE...]
 set -euo pipefail
 
 duration=${1:-60s}
+shift || true
 found=0
 failed=()
 
@@ -17,7 +18,7 @@ while read -r package; do
 		go test -run '^$' -fuzz "^$name\$" -fuzztime "$duration" "$package" </dev/null ||
 			failed+=("$package $name")
 	done < <(go test -list '^Fuzz' "$package" </dev/null)
-done < <(go list ./...)
+done < <(go list "${@:-./...}")
 
 if [ "$found" -eq 0 ]; then
 	echo "No fuzz target was found." >&2

@@ -130,7 +130,7 @@ func verb(use, short string, run func(c *cobra.Command, args []string) error) *c
 			}
 			if len(args) > len(words) {
 				// The usual cause: ssh joins its words with spaces, so one pair of quotes is lost on the way.
-				return Usagef("%q is a word too many; over ssh put a text of several words into two pairs of quotes, such as --reason '\"new student\"'", args[len(words)])
+				return Usagef("%q is a word too many; put a text of several words into quotes, over ssh into two pairs: --reason '\"new student\"'", args[len(words)])
 			}
 			return nil
 		},

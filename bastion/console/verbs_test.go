@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -313,6 +314,11 @@ func TestProjectsServersMembers(t *testing.T) {
 		if !strings.Contains(out, want) {
 			t.Errorf("the script lacks %q", want)
 		}
+	}
+	check := exec.CommandContext(t.Context(), "sh", "-n")
+	check.Stdin = strings.NewReader(out)
+	if told, err := check.CombinedOutput(); err != nil {
+		t.Errorf("the script is no shell script: %v %s", err, told)
 	}
 	if strings.Contains(out, "account mei") {
 		t.Error("a manager gets an account on the data server")

@@ -7,12 +7,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/crypto/ssh"
 
 	"sallyport/authz"
 	"sallyport/bastion/console"
@@ -240,4 +243,20 @@ func Recover(ctx context.Context, c *config.Config, o Options, user, reason stri
 		}
 	}
 	return n.inviteFor(ctx, by, user, listenPort(c.Listen))
+}
+
+// PublicKey reads the public key of a node, in the form of authorized_keys.
+func PublicKey(path string) (ssh.PublicKey, error) {
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("there is no key file %s", path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	key, _, _, _, err := ssh.ParseAuthorizedKey(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s is no public key in OpenSSH format", path)
+	}
+	return key, nil
 }

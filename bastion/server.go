@@ -2,8 +2,12 @@ package bastion
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -15,7 +19,7 @@ import (
 
 // Config is what a Server is made from. Zero limits take their defaults.
 type Config struct {
-	Name      string // the gate's public name, for sentences and certificates
+	Name      string // the gate's public name, for sentences
 	Authority *authz.Authority
 	Recorder  *recorder.Recorder
 	Verbs     Verbs
@@ -24,9 +28,10 @@ type Config struct {
 	Profile   string       // "strict" (default) or "compat"
 	Limits    Limits
 	Log       *slog.Logger
-	Metrics   prometheus.Registerer                                                // nil: none
-	Dial      func(ctx context.Context, network, address string) (net.Conn, error) // nil: net.Dialer
-	Clock     func() time.Time                                                     // nil: time.Now
+	Metrics   prometheus.Registerer // nil: none
+	// Dial reaches data servers; nil: net.Dialer.
+	Dial  func(ctx context.Context, network, address string) (net.Conn, error)
+	Clock func() time.Time // nil: time.Now
 	// SourceAddress, when not empty, goes into certificates as the source-address critical option (CIDR list).
 	SourceAddress string
 }
@@ -48,19 +53,290 @@ type Limits struct {
 	Drain                    time.Duration // how long live sessions may go on after a stop
 }
 
+// DefaultLimits follow OpenSSH where it has the same limit (MaxStartups,
+// LoginGraceTime, MaxSessions); the byte budget covers a full handshake with
+// post-quantum keys and a dozen offered keys several times over.
+func DefaultLimits() Limits {
+	return Limits{
+		Unauthenticated: 100, UnauthenticatedPerSource: 20, Connections: 5000,
+		HandshakeTime: 10 * time.Second, KeyTime: 30 * time.Second, FactorTime: 120 * time.Second,
+		PreAuthBytes: 256 << 10, Channels: 10, EnvironmentBytes: 16 << 10, CommandBytes: 128 << 10,
+		KeepAlive: 30 * time.Second, KeepAliveMissed: 3, Drain: 30 * time.Second,
+	}
+}
+
+// withDefaults fills zero fields.
+func (l Limits) withDefaults() Limits {
+	d := DefaultLimits()
+	for _, f := range []struct{ have, fallback *int }{
+		{&l.Unauthenticated, &d.Unauthenticated}, {&l.UnauthenticatedPerSource, &d.UnauthenticatedPerSource},
+		{&l.Connections, &d.Connections}, {&l.Channels, &d.Channels}, {&l.EnvironmentBytes, &d.EnvironmentBytes},
+		{&l.CommandBytes, &d.CommandBytes}, {&l.KeepAliveMissed, &d.KeepAliveMissed},
+	} {
+		if *f.have == 0 {
+			*f.have = *f.fallback
+		}
+	}
+	for _, f := range []struct{ have, fallback *time.Duration }{
+		{&l.HandshakeTime, &d.HandshakeTime}, {&l.KeyTime, &d.KeyTime}, {&l.FactorTime, &d.FactorTime},
+		{&l.KeepAlive, &d.KeepAlive}, {&l.Drain, &d.Drain},
+	} {
+		if *f.have == 0 {
+			*f.have = *f.fallback
+		}
+	}
+	if l.PreAuthBytes == 0 {
+		l.PreAuthBytes = d.PreAuthBytes
+	}
+	return l
+}
+
 // Server is the front door.
-type Server struct{}
+type Server struct {
+	config     Config
+	authority  *authz.Authority
+	recorder   *recorder.Recorder
+	algorithms algorithms
+	guard      *guard
+	live       *live
+	strangers  *strangers
+	metrics    *metrics
+	local      *localFactors
+
+	mu          sync.Mutex // guards the rest
+	connections map[*connection]struct{}
+	draining    bool
+}
 
 // New checks the configuration and returns a Server.
-func New(c Config) (*Server, error) { panic("todo") }
+func New(c Config) (*Server, error) {
+	switch {
+	case c.Authority == nil || c.Recorder == nil || c.Verbs == nil:
+		return nil, errors.New("bastion: authority, recorder and verbs are required")
+	case len(c.HostKeys) == 0:
+		return nil, errors.New("bastion: no host key")
+	case c.UserCA == nil:
+		return nil, errors.New("bastion: no certificate authority for users")
+	}
+	a, err := profile(c.Profile)
+	if err != nil {
+		return nil, fmt.Errorf("bastion: %w", err)
+	}
+	c.Limits = c.Limits.withDefaults()
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Dial == nil {
+		c.Dial = (&net.Dialer{}).DialContext
+	}
+	if c.Clock == nil {
+		c.Clock = time.Now
+	}
+	if c.Name == "" {
+		c.Name = "gate"
+	}
+	s := &Server{config: c, authority: c.Authority, recorder: c.Recorder, algorithms: a,
+		guard: newGuard(c.Limits), connections: map[*connection]struct{}{}, local: newLocalFactors()}
+	s.metrics = newMetrics(c.Metrics, s)
+	s.strangers = newStrangers(s)
+	s.live = newLive(s)
+	return s, nil
+}
+
+func (s *Server) now() time.Time { return s.config.Clock().UTC() }
+
+// Health returns nil when the node takes sessions, else why not.
+func (s *Server) Health() error {
+	s.mu.Lock()
+	draining := s.draining
+	s.mu.Unlock()
+	if draining {
+		return errors.New("draining: no new sessions")
+	}
+	if err := s.recorder.Ready(); err != nil {
+		return err
+	}
+	return s.live.fresh()
+}
+
+// Watch decides live sessions again on every change and counts strangers,
+// until ctx is done. Exactly one Watch must run while the server serves.
+func (s *Server) Watch(ctx context.Context) {
+	var wg sync.WaitGroup
+	wg.Go(func() { s.live.watch(ctx) })
+	wg.Go(func() { s.strangers.flushEachMinute(ctx) })
+	wg.Wait()
+}
 
 // Serve accepts connections until ctx is done, then drains: no new connection or session, live
 // sessions may end by themselves within Limits.Drain, then they are ended with a sentence.
-func (s *Server) Serve(ctx context.Context, l net.Listener) error { panic("todo") }
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	return s.accept(ctx, l, s.serveConn)
+}
 
-// ServeLocal serves the command tree on the node's unix socket: SSH inside, the person known
-// by the peer's OS user, asked for a second factor.
-func (s *Server) ServeLocal(ctx context.Context, l *net.UnixListener) error { panic("todo") }
+// accept runs one listener. Connections outlive ctx until they are drained.
+func (s *Server) accept(ctx context.Context, l net.Listener, serve func(context.Context, net.Conn)) error {
+	// What ctx carries besides its end goes on to the connections.
+	connCtx, cut := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cut(nil)
+	stop := context.AfterFunc(ctx, func() { l.Close() })
+	defer stop()
+	var wg sync.WaitGroup
+	var failed error
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			if ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
+				var ne net.Error
+				if errors.As(err, &ne) && ne.Timeout() || isTemporary(err) {
+					s.config.Log.Warn("accept", "error", err)
+					select {
+					case <-ctx.Done():
+					case <-time.After(50 * time.Millisecond): // out of file descriptors: let some close
+					}
+					continue
+				}
+				failed = fmt.Errorf("accept: %w", err)
+			}
+			break
+		}
+		wg.Go(func() { serve(connCtx, c) })
+	}
+	s.drain()
+	done := make(chan struct{})
+	go func() { wg.Wait(); close(done) }()
+	timer := time.NewTimer(s.config.Limits.Drain)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+		s.live.endAll(&authz.Refusal{Rule: "node.stop", Sentence: "The gate is shutting down and ends your session now."})
+		cut(errors.New("gate stopped"))
+		<-done
+	}
+	return failed
+}
 
-// Health returns nil when the node takes sessions, else why not.
-func (s *Server) Health() error { panic("todo") }
+// isTemporary says whether accept may succeed later.
+func isTemporary(err error) bool {
+	t, ok := err.(interface{ Temporary() bool })
+	return ok && t.Temporary()
+}
+
+// drain lets no new session start and ends connections that have none.
+func (s *Server) drain() {
+	s.mu.Lock()
+	s.draining = true
+	idle := make([]*connection, 0, len(s.connections))
+	for c := range s.connections {
+		idle = append(idle, c)
+	}
+	s.mu.Unlock()
+	for _, c := range idle {
+		c.closeIfIdle()
+	}
+}
+
+// register takes a place among the authenticated connections.
+func (s *Server) register(c *connection) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.draining || len(s.connections) >= s.config.Limits.Connections {
+		return false
+	}
+	s.connections[c] = struct{}{}
+	return true
+}
+
+func (s *Server) unregister(c *connection) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.connections, c)
+}
+
+// serveConn brings one client from its first byte to its last.
+func (s *Server) serveConn(ctx context.Context, nc net.Conn) {
+	defer nc.Close()
+	// One person's misfortune must not end the others' sessions.
+	defer s.contain("connection")
+	addr := addrOf(nc.RemoteAddr())
+	release, ok := s.guard.admit(addr)
+	if !ok {
+		s.strangers.count(addr, "full")
+		return
+	}
+	defer release()
+	conn := newGuardedConn(ctx, nc, s.config.Limits.PreAuthBytes)
+	defer conn.gone(nil)
+	l := newLogin(s, conn, newID("C"))
+	sc, channels, requests, err := l.handshake()
+	if err != nil {
+		s.loginFailed(ctx, l, addr, err)
+		return
+	}
+	defer sc.Close()
+	release()
+	if err := conn.known(); err != nil {
+		return
+	}
+	var id authz.Identity
+	if l.invited != nil {
+		s.metrics.logins.WithLabelValues("invite").Inc()
+		id = l.partial(sc)
+		id.User = l.invited.user.Name
+	} else {
+		id = *l.identity
+		if err := s.authority.LoggedIn(conn.ctx, id); err != nil {
+			l.log.Error("login could not be recorded", "user", id.User, "error", err)
+			return
+		}
+		s.metrics.logins.WithLabelValues("ok").Inc()
+	}
+	c := newConnection(s, conn, sc, id, l.proven.address)
+	c.invited = l.invited
+	s.serveConnection(c, channels, requests)
+}
+
+// serveConnection serves an authenticated connection if there is a place for it.
+func (s *Server) serveConnection(c *connection, channels <-chan ssh.NewChannel, requests <-chan *ssh.Request) {
+	if !s.register(c) {
+		return
+	}
+	defer s.unregister(c)
+	c.serve(channels, requests)
+}
+
+// loginFailed says who failed: a person, once a key was verified, else a stranger.
+func (s *Server) loginFailed(ctx context.Context, l *login, addr netip.Addr, err error) {
+	if l.proven == nil {
+		s.metrics.logins.WithLabelValues("stranger").Inc()
+		s.strangers.count(addr, reasonOf(err))
+		return
+	}
+	s.metrics.logins.WithLabelValues("refused").Inc()
+	if l.refusal != nil || l.proven.address.user == "" {
+		return // told and recorded when it was decided, or an invite that was not used
+	}
+	e := loginEvent(authz.Identity{User: l.proven.address.user, Connection: l.id, Fingerprint: l.proven.fingerprint, RemoteAddr: l.remote}, "login.failed")
+	e.Result = authz.ResultFailed
+	e.Details["reason"] = printable(err.Error(), 200)
+	if _, err := s.authority.Record(context.WithoutCancel(ctx), e); err != nil {
+		l.log.Error("failed login could not be recorded", "error", err)
+	}
+}
+
+// contain keeps a panic of one connection from ending the process.
+func (s *Server) contain(what string) {
+	if r := recover(); r != nil {
+		s.metrics.panics.Inc()
+		s.config.Log.Error("panic contained", "in", what, "panic", fmt.Sprint(r), "stack", stack())
+	}
+}
+
+// addrOf is the peer's IP address; invalid for a unix socket.
+func addrOf(a net.Addr) netip.Addr {
+	if t, ok := a.(*net.TCPAddr); ok {
+		return t.AddrPort().Addr().Unmap()
+	}
+	return netip.Addr{}
+}

@@ -1,0 +1,147 @@
+package bastion
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"sallyport/authz"
+)
+
+// staleAfter is how long a node may go on without a fresh look at the state;
+// after that it ends its sessions rather than serve people who may have been
+// frozen meanwhile.
+const staleAfter = 4 * time.Second
+
+// live are the sessions of this node. It decides them again whenever the
+// state changes, when one ends by itself, and at least each second.
+type live struct {
+	server *Server
+
+	mu       sync.Mutex // guards the rest
+	sessions map[string]*session
+	lastSeen time.Time // last time the state was read
+	watching bool
+}
+
+func newLive(s *Server) *live {
+	return &live{server: s, sessions: map[string]*session{}}
+}
+
+func (l *live) add(s *session) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.sessions[s.record.ID] = s
+}
+
+func (l *live) remove(s *session) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.sessions, s.record.ID)
+}
+
+func (l *live) count() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.sessions)
+}
+
+// fresh returns an error while this node's view of the state is too old.
+func (l *live) fresh() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if age := time.Since(l.lastSeen); l.watching && age > staleAfter {
+		return fmt.Errorf("the database was last read %s ago", age.Truncate(time.Second))
+	}
+	return nil
+}
+
+// watch runs until ctx is done. Sessions may outlive ctx while the server
+// drains, so it goes on until there are none.
+func (l *live) watch(ctx context.Context) {
+	l.mu.Lock()
+	l.watching, l.lastSeen = true, time.Now()
+	l.mu.Unlock()
+	defer func() {
+		l.mu.Lock()
+		l.watching = false
+		l.mu.Unlock()
+	}()
+	second := time.NewTicker(time.Second)
+	defer second.Stop()
+	expiry := time.NewTimer(time.Hour)
+	defer expiry.Stop()
+	work := context.WithoutCancel(ctx)
+	for {
+		changed := l.server.authority.Changed() // before the look, so that no change is missed
+		next := l.look(work, l.all())
+		if !next.IsZero() {
+			expiry.Reset(max(0, next.Sub(l.server.now())))
+		}
+		select {
+		case <-changed:
+		case <-expiry.C:
+		case <-second.C:
+		case <-ctx.Done():
+			if l.count() == 0 {
+				return
+			}
+			// Sessions still drain: look each second until they are gone.
+			<-second.C
+		}
+	}
+}
+
+// look decides the given sessions again and ends those that lost their right.
+// It returns when the next one ends by itself.
+func (l *live) look(ctx context.Context, sessions []*session) (next time.Time) {
+	ctx, cancel := context.WithTimeout(ctx, staleAfter)
+	defer cancel()
+	asked := make([]authz.LiveSession, 0, len(sessions))
+	byID := make(map[string]*session, len(sessions))
+	for _, s := range sessions {
+		asked = append(asked, authz.LiveSession{Session: s.record.ID, Ask: s.ask})
+		byID[s.record.ID] = s
+	}
+	err := l.server.authority.Poll(ctx)
+	var end map[string]*authz.Refusal
+	if err == nil && len(asked) > 0 {
+		end, next, err = l.server.authority.Recheck(ctx, asked)
+	}
+	l.mu.Lock()
+	if err == nil {
+		l.lastSeen = time.Now()
+	}
+	stale := time.Since(l.lastSeen) > staleAfter
+	l.mu.Unlock()
+	if err != nil {
+		l.server.config.Log.Error("live sessions could not be decided again", "error", err)
+	}
+	if stale {
+		l.endAll(&authz.Refusal{Rule: "node.stale", Sentence: "The gate lost sight of its database and ends all sessions to be safe."})
+		return time.Time{}
+	}
+	for id, refusal := range end {
+		byID[id].end(refusal)
+	}
+	return next
+}
+
+// all are the sessions that live now.
+func (l *live) all() []*session {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	all := make([]*session, 0, len(l.sessions))
+	for _, s := range l.sessions {
+		all = append(all, s)
+	}
+	return all
+}
+
+// endAll ends every session with the same reason.
+func (l *live) endAll(r *authz.Refusal) {
+	for _, s := range l.all() {
+		s.end(r)
+	}
+}

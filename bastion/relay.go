@@ -1,0 +1,278 @@
+package bastion
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"golang.org/x/crypto/ssh"
+
+	"sallyport/authz"
+	"sallyport/recorder"
+)
+
+const (
+	// smallRead suits keystrokes and keeps an idle session small.
+	smallRead = 1 << 10
+	// largeRead suits a flood: several packets of 32 KiB in one frame.
+	largeRead = 128 << 10
+	// inFlight is how many frames of one direction may wait to become durable.
+	inFlight = 16
+)
+
+// errServerGone says that the data server ended the channel without saying how.
+var errServerGone = errors.New("data server gone")
+
+// largeBuffers are shared by all sessions; a session holds one only while it floods.
+var largeBuffers = sync.Pool{New: func() any { b := make([]byte, largeRead); return &b }}
+
+// start opens the channel on the data server, asks for what the client asked
+// for, and relays until one side or the right to the session ends.
+func (s *session) start(up *upstream, work *sync.WaitGroup) (ending, error) {
+	uch, requests, err := up.conn.OpenChannel("session", nil)
+	if err != nil {
+		return ending{}, &unreachableError{"does not open a session", "server.channel", err}
+	}
+	// Whatever ends the session ends the channel first, so that nothing more
+	// runs or arrives while the person is being told.
+	stop := context.AfterFunc(s.ctx, func() {
+		var r *authz.Refusal
+		if errors.As(context.Cause(s.ctx), &r) {
+			// A program without a terminal would outlive its channel.
+			for _, name := range []string{"HUP", "TERM"} {
+				_, _ = uch.SendRequest("signal", false, ssh.Marshal(struct{ Name string }{name})) // the server may be gone
+			}
+		}
+		uch.Close()
+	})
+	defer func() {
+		stop()
+		uch.Close()
+	}()
+	if err := s.request(uch); err != nil {
+		for range requests { // closed with the channel
+			break
+		}
+		return ending{}, err
+	}
+	return s.relay(uch, requests, work)
+}
+
+// request repeats the client's wishes to the data server, each recorded first.
+func (s *session) request(uch ssh.Channel) error {
+	s.ch.mu.Lock()
+	env, term := s.ch.env, s.ch.terminal
+	var t terminal
+	if term != nil {
+		t = *term
+	}
+	s.ch.mu.Unlock()
+	if !s.note(recorder.KindChannel, []byte("open")) {
+		return context.Cause(s.ctx)
+	}
+	env = append(env[:len(env):len(env)], variable{"LC_SALLYPORT_SESSION", s.record.ID})
+	for _, v := range env {
+		if _, err := s.recording.Append(recorder.Frame{Kind: recorder.KindEnv, Data: []byte(v.Name + "=" + v.Value)}); err != nil {
+			return err
+		}
+		if _, err := uch.SendRequest("env", false, ssh.Marshal(v)); err != nil {
+			return errServerGone
+		}
+	}
+	if term != nil {
+		if ok, err := uch.SendRequest("pty-req", true, ssh.Marshal(t)); err != nil || !ok {
+			return &unreachableError{"gives no terminal", "server.pty", orGone(err)}
+		}
+	}
+	kind, payload, what := "shell", []byte(nil), ""
+	switch s.ask.Action {
+	case authz.ActionExec:
+		kind, what = "exec", s.ask.Command
+	case authz.ActionSFTP:
+		kind, what = "subsystem", "sftp"
+	}
+	if kind != "shell" {
+		payload = ssh.Marshal(struct{ Value string }{what})
+		if !s.note(recorder.KindCommand, []byte(what)) {
+			return context.Cause(s.ctx)
+		}
+	}
+	if ok, err := uch.SendRequest(kind, true, payload); err != nil || !ok {
+		return &unreachableError{"refuses to start " + map[bool]string{true: "a shell", false: "this"}[kind == "shell"], "server." + kind, orGone(err)}
+	}
+	s.ch.mu.Lock()
+	s.upstream = uch
+	s.ch.mu.Unlock()
+	return nil
+}
+
+// orGone names the reason when the library gave none.
+func orGone(err error) error {
+	if err == nil || errors.Is(err, io.EOF) {
+		return errServerGone
+	}
+	return err
+}
+
+// relay moves bytes both ways until the data server has said everything, or
+// the session's context ends. The input pump may still wait for the client
+// then; it belongs to work, which the client's channel ends.
+func (s *session) relay(uch ssh.Channel, requests <-chan *ssh.Request, work *sync.WaitGroup) (ending, error) {
+	work.Go(func() {
+		if s.pump(recorder.KindInput, s.ch.input(), uch, &s.bytesIn, "in") {
+			s.mark("eof-in")
+			_ = uch.CloseWrite() // a lost server ends the session by itself
+		}
+	})
+	var outputs sync.WaitGroup
+	outputs.Go(func() { s.pump(recorder.KindOutput, uch, s.ch, &s.bytesOut, "out") })
+	outputs.Go(func() { s.pump(recorder.KindStderr, uch.Stderr(), s.ch.Stderr(), &s.bytesOut, "out") })
+	said := false
+	var e ending
+	var answers sync.WaitGroup
+	answers.Go(func() {
+		for req := range requests {
+			if got, ok := exitOf(req); ok && !said {
+				e, said = got, true
+			}
+			if req.WantReply {
+				_ = req.Reply(false, nil) // as above
+			}
+		}
+	})
+	all := make(chan struct{})
+	go func() {
+		outputs.Wait()
+		// The client learns of it together with the exit status: a client whose own
+		// input has ended answers an end of output by closing the channel, the
+		// library answers that at once, and the status could no longer be sent.
+		s.mark("eof-out")
+		answers.Wait()
+		close(all)
+	}()
+	select {
+	case <-all:
+	case <-s.ctx.Done():
+		// The channel on the data server is being closed; a pump that waits for
+		// a client which does not read is left to the end of the client's channel.
+		work.Go(func() { <-all })
+		return ending{}, context.Cause(s.ctx)
+	}
+	if s.ctx.Err() != nil {
+		return ending{}, context.Cause(s.ctx)
+	}
+	if !said {
+		return ending{}, errServerGone
+	}
+	return e, nil
+}
+
+// exitOf reads exit-status and exit-signal (RFC 4254 section 6.10). Only the
+// low eight bits and a signal's known name go further: the rest could carry data.
+func exitOf(req *ssh.Request) (ending, bool) {
+	switch req.Type {
+	case "exit-status":
+		var m struct{ Status uint32 }
+		if ssh.Unmarshal(req.Payload, &m) == nil {
+			return ending{status: m.Status & 0xff}, true
+		}
+	case "exit-signal":
+		var m struct {
+			Name     string
+			Core     bool
+			Message  string
+			Language string
+		}
+		if ssh.Unmarshal(req.Payload, &m) == nil {
+			if !knownSignal(m.Name) {
+				m.Name = "TERM"
+			}
+			return ending{signal: m.Name}, true
+		}
+	}
+	return ending{}, false
+}
+
+// mark notes an end of file; it matters to the reader, not to the relay.
+func (s *session) mark(what string) {
+	_, _ = s.recording.Append(recorder.Frame{Kind: recorder.KindChannel, Data: []byte(what)}) // a failure shows at the next frame
+}
+
+// chunk is a piece of data on its way, with its place in the recording.
+type chunk struct {
+	position recorder.Position
+	data     []byte
+	large    *[]byte // the pool's buffer behind data, if it is one
+}
+
+// pump moves one stream. The reader records each piece and hands it to the
+// writer, which lets it go only once it is durable; so up to inFlight pieces
+// become durable together. It returns true when the source ended by itself.
+func (s *session) pump(kind recorder.Kind, from io.Reader, to io.Writer, counter interface{ Add(int64) int64 }, direction string) bool {
+	queue := make(chan chunk, inFlight)
+	var writer sync.WaitGroup
+	writer.Go(func() { s.deliver(queue, to) })
+	total := s.server.metrics.bytes.WithLabelValues(direction)
+	small := make([]byte, smallRead)
+	flood, ended := false, false
+	for s.ctx.Err() == nil {
+		var c chunk
+		buffer := small
+		if flood {
+			c.large = largeBuffers.Get().(*[]byte)
+			buffer = *c.large
+		}
+		n, err := from.Read(buffer)
+		if n > 0 {
+			flood = n == len(buffer) || flood && n > smallRead
+			if c.large == nil {
+				small = make([]byte, smallRead) // the writer owns the old one
+			}
+			c.data = buffer[:n]
+			if c.position, err = s.recording.Append(recorder.Frame{Kind: kind, Data: c.data}); err != nil {
+				s.cancel(err)
+				break
+			}
+			counter.Add(int64(n))
+			total.Add(float64(n))
+			queue <- c
+			continue
+		}
+		if c.large != nil {
+			largeBuffers.Put(c.large)
+		}
+		if err != nil {
+			ended = errors.Is(err, io.EOF)
+			break
+		}
+	}
+	close(queue)
+	writer.Wait()
+	return ended && s.ctx.Err() == nil
+}
+
+// deliver writes pieces in order, each once it is durable. After a failure it
+// only takes them off the queue.
+func (s *session) deliver(queue <-chan chunk, to io.Writer) {
+	broken := false
+	for c := range queue {
+		if !broken {
+			if err := s.recording.Wait(s.ctx, c.position); err != nil {
+				if errors.Is(err, recorder.ErrFailed) {
+					s.cancel(err)
+				}
+				broken = true
+			} else if _, err := to.Write(c.data); err != nil {
+				// Whoever was to read it is gone. A client's end shows as the end of its
+				// channel, a server's as the end of its output.
+				s.log.Debug("write", "error", fmt.Sprint(err))
+				broken = true
+			}
+		}
+		if c.large != nil {
+			largeBuffers.Put(c.large)
+		}
+	}
+}

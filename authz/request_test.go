@@ -261,6 +261,19 @@ func TestWhoMayRequest(t *testing.T) {
 	})
 }
 
+func TestPromise7_RequesterCountsForNoQuorum(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		w.add("mia", "olga", RoleManager) // an operator who is a manager too
+		r := w.request("disk is full")
+		if !slices.Equal(r.Levels[0].Eligible, []string{"mia"}) {
+			t.Errorf("eligible are %v", r.Levels[0].Eligible)
+		}
+		w.ok(w.EndMember(t.Context(), w.as("olga"), w.member["mia"].ID, "left the site"))
+		_, err := w.CreateRequest(t.Context(), w.as("olga"), "genomics", "db1", "disk is full")
+		w.refused(err, "request.no-quorum")
+	})
+}
+
 func TestFirstShortLevel(t *testing.T) {
 	two := func(a, b int) []Level { return []Level{{Quorum: a}, {Quorum: b}} }
 	for _, c := range []struct {

@@ -63,7 +63,8 @@ func (p *Postgres) start(ctx context.Context) error {
 		return fmt.Errorf("initdb: %w: %s", err, out)
 	}
 	p.process = exec.Command(filepath.Join(postgresPrograms, "postgres"),
-		"-D", data, "-k", p.socket, "-c", "listen_addresses=", "-c", "fsync=off", "-c", "max_connections=200")
+		"-D", data, "-k", p.socket, "-c", "listen_addresses=", "-c", "fsync=off",
+		"-c", "synchronous_commit=off", "-c", "full_page_writes=off", "-c", "max_connections=200")
 	p.process.SysProcAttr = attributes
 	p.process.Dir = data
 	p.process.Stdout, p.process.Stderr = p.log, p.log

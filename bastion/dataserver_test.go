@@ -32,7 +32,7 @@ type dataServer struct {
 }
 
 // newDataServer listens at once; its gate's user CA may be set later.
-func newDataServer(t *testing.T, project string) *dataServer {
+func newDataServer(t testing.TB, project string) *dataServer {
 	t.Helper()
 	_, host := must2(ed25519.GenerateKey(rand.Reader))
 	d := &dataServer{hostKey: must(ssh.NewSignerFromKey(host)), project: project}

@@ -54,7 +54,7 @@ type person struct {
 
 // gate is a whole node in the test's process: database, ledger, recorder, server.
 type gate struct {
-	t         *testing.T
+	t         testing.TB
 	clock     *clock
 	authority *authz.Authority
 	recorder  *recorder.Recorder
@@ -100,7 +100,7 @@ func (verbs) Run(_ context.Context, v bastion.Verb) int {
 
 type gateOption func(*bastion.Config)
 
-func newGate(t *testing.T, options ...gateOption) *gate {
+func newGate(t testing.TB, options ...gateOption) *gate {
 	t.Helper()
 	ctx := context.Background()
 	g := &gate{t: t, dir: t.TempDir(), clock: &clock{now: time.Now().UTC()}, log: &lockedBuffer{},

@@ -26,7 +26,7 @@ import (
 
 // newSite is a gate with one project, its data server, a researcher alice and
 // an exporter bob.
-func newSite(t *testing.T, options ...gateOption) (*gate, *dataServer) {
+func newSite(t testing.TB, options ...gateOption) (*gate, *dataServer) {
 	t.Helper()
 	d := newDataServer(t, "genomics")
 	g := newGate(t, options...)

@@ -45,7 +45,7 @@ func (ch *channel) choose(ctx context.Context) (authz.RouteChoice, *ending) {
 // nowhere says why there is nowhere to go.
 func (ch *channel) nowhere(routes []authz.RouteChoice) ending {
 	c := ch.conn
-	sentence := "You are a member of no project with a shell, so there is nowhere to go; try: ssh " + c.server.config.Name + " access."
+	sentence := "You are a member of no project with a shell, so there is nowhere to go; the verb \"access\" tells more."
 	for _, r := range routes {
 		if r.WhyNot != "" {
 			sentence = fmt.Sprintf("%s/%s: %s", r.Project, r.Server, r.WhyNot)

@@ -211,6 +211,13 @@ func (s *Server) accept(ctx context.Context, l net.Listener, serve func(context.
 	case <-done:
 	case <-timer.C:
 		s.live.endAll(&authz.Refusal{Rule: "node.stop", Sentence: "The gate is shutting down and ends your session now."})
+		// A connection ends with its last channel while the server drains, so
+		// nothing is cut before the person has been told.
+		timer.Reset(lastWords)
+		select {
+		case <-done:
+		case <-timer.C:
+		}
 		cut(errors.New("gate stopped"))
 		<-done
 	}
@@ -222,6 +229,9 @@ func isTemporary(err error) bool {
 	t, ok := err.(interface{ Temporary() bool })
 	return ok && t.Temporary()
 }
+
+// lastWords bounds the wait for sessions to end once their people are told.
+const lastWords = 5 * time.Second
 
 // drain lets no new session start and ends connections that have none.
 func (s *Server) drain() {

@@ -542,6 +542,24 @@ func TestNothingLeaksWhenClientsVanish(t *testing.T) {
 	g.stop()
 }
 
+func TestStoppingGateTellsItsPeople(t *testing.T) {
+	g, _ := newSite(t)
+	s := shell(t, g.dial(g.people["alice"], "alice"))
+	fmt.Fprint(s.in, "ready\n")
+	expect(t, s.out, "ready")
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		g.stop()
+	}()
+	expect(t, s.stderr, "shutting down")
+	var exit *ssh.ExitError
+	if err := s.Wait(); !errors.As(err, &exit) || exit.ExitStatus() != 3 {
+		t.Errorf("ended with %v", err)
+	}
+	<-stopped
+}
+
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }

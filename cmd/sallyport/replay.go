@@ -25,7 +25,7 @@ import (
 type opening struct{ identity, strict, key string }
 
 func (f *opening) register(c *cobra.Command) {
-	c.Flags().StringVar(&f.identity, "identity", "", "private file of `epoch new` (required)")
+	c.Flags().StringVar(&f.identity, "identity", "", "`FILE` with the private half from 'epoch new' (required)")
 	c.Flags().StringVar(&f.strict, "strict-identity", "", "file with the strict identity, should it be kept apart")
 	c.Flags().StringVar(&f.key, "key", "", "the node's public key, to verify with; else that of the configuration")
 }

@@ -104,6 +104,11 @@ func (s *session) request(uch ssh.Channel) error {
 	}
 	s.ch.mu.Lock()
 	s.upstream = uch
+	if term != nil {
+		if now := *s.ch.terminal; now != t { // the window changed while the program was started
+			defer s.resize(windowChange{now.Columns, now.Rows, now.Width, now.Height})
+		}
+	}
 	s.ch.mu.Unlock()
 	return nil
 }

@@ -25,7 +25,7 @@ type session struct {
 	route     authz.Route
 	record    authz.Session
 	recording *recorder.Recording
-	upstream  ssh.Channel
+	upstream  ssh.Channel // set once the program runs; guarded by ch.mu
 	ctx       context.Context
 	cancel    context.CancelCauseFunc
 
@@ -288,15 +288,26 @@ func (s *session) recordGate(text string) {
 
 // resize passes a window change on once it is durable.
 func (s *session) resize(w windowChange) {
-	if s.note(recorder.KindResize, recorder.EncodeResize(recorder.Window(w))) && s.upstream != nil {
-		_, _ = s.upstream.SendRequest("window-change", false, ssh.Marshal(w)) // a lost server ends the session by itself
+	if s.note(recorder.KindResize, recorder.EncodeResize(recorder.Window(w))) {
+		s.send("window-change", ssh.Marshal(w))
 	}
 }
 
 // signal passes a client's signal on once it is durable.
 func (s *session) signal(name string) {
-	if s.note(recorder.KindSignal, []byte(name)) && s.upstream != nil {
-		_, _ = s.upstream.SendRequest("signal", false, ssh.Marshal(struct{ Name string }{name})) // as above
+	if s.note(recorder.KindSignal, []byte(name)) {
+		s.send("signal", ssh.Marshal(struct{ Name string }{name}))
+	}
+}
+
+// send makes a request to the data server that wants no reply. Before the
+// program runs there is nobody to send it to.
+func (s *session) send(kind string, payload []byte) {
+	s.ch.mu.Lock()
+	up := s.upstream
+	s.ch.mu.Unlock()
+	if up != nil {
+		_, _ = up.SendRequest(kind, false, payload) // a lost server ends the session by itself
 	}
 }
 

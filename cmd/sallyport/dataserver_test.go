@@ -59,7 +59,8 @@ func (s *stage) cmdDataServer(ts *testscript.TestScript, neg bool, args []string
 }
 
 // dataServer does one act on a server of the story. $NAME_ADDRESS and
-// $NAME_KEY say where it is and how it is known.
+// $NAME_KEY say where it is and how it is known; the key stands in quotes, since
+// ssh joins words with spaces.
 func (s *stage) dataServer(act, name string, setenv func(key, value string)) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -95,6 +96,6 @@ func (s *stage) dataServer(act, name string, setenv func(key, value string)) err
 		return nil
 	}
 	setenv(name+"_ADDRESS", d.sshd.Address)
-	setenv(name+"_KEY", testkit.AuthorizedLine(d.sshd.HostKey.Signer.PublicKey()))
+	setenv(name+"_KEY", "'"+testkit.AuthorizedLine(d.sshd.HostKey.Signer.PublicKey())+"'")
 	return nil
 }

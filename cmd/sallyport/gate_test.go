@@ -26,6 +26,7 @@ import (
 // gate is a `sallyport serve` process in front of the site's data servers.
 type gate struct {
 	dir     string // of the story; the node lies in dir/gate
+	sockets string // short folder for the sockets of shared connections
 	port    int
 	command *exec.Cmd
 	exited  chan struct{} // closed when the process has been waited for
@@ -38,7 +39,11 @@ type gate struct {
 
 // newGate writes the limits into the configuration of a copied node.
 func newGate(dir string, limits []string) (*gate, error) {
-	g := &gate{dir: dir}
+	sockets, err := os.MkdirTemp("", "sp-")
+	if err != nil {
+		return nil, err
+	}
+	g := &gate{dir: dir, sockets: sockets}
 	var b strings.Builder
 	b.WriteString("limits:\n  drain: 2s\n  unauthenticated_per_source: 100\n")
 	for _, l := range limits {
@@ -135,7 +140,7 @@ func (g *gate) tellPeople() error {
 	}
 	for _, e := range people {
 		p := person{name: e.Name(), dir: filepath.Join(g.dir, "people", e.Name())}
-		if err := p.configure(g.dir, g.port); err != nil {
+		if err := p.configure(g.dir, g.sockets, g.port); err != nil {
 			return err
 		}
 	}
@@ -172,7 +177,7 @@ func (g *gate) kill() {
 // finish stops the gate and looks for what must be true at the end of every
 // story: no race, no panic, and everything that was recorded verifies.
 func (g *gate) finish() error {
-	errs := []error{g.stop()}
+	errs := []error{g.stop(), os.RemoveAll(g.sockets)}
 	for _, sign := range []string{"WARNING: DATA RACE", "panic contained", "panic:"} {
 		if strings.Contains(g.log(), sign) {
 			errs = append(errs, fmt.Errorf("the gate's log has %q", sign))

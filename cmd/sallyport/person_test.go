@@ -65,13 +65,15 @@ func newPerson(dir, name string) (person, testkit.Key, error) {
 // give puts a secret and recovery codes into the person's hands.
 func (p person) give(secret, recovery string) error {
 	return errors.Join(
+		os.MkdirAll(p.dir, 0o700),
 		os.WriteFile(filepath.Join(p.dir, "secret"), []byte(secret+"\n"), 0o600),
 		os.WriteFile(filepath.Join(p.dir, "recovery"), []byte(recovery), 0o600),
 		os.WriteFile(filepath.Join(p.dir, "step"), []byte("0\n"), 0o600))
 }
 
 // configure writes the person's ssh_config for a gate that listens on a port.
-func (p person) configure(stageDir string, port int) error {
+// Connections are shared through sockets, whose paths must be short.
+func (p person) configure(stageDir, sockets string, port int) error {
 	text := fmt.Sprintf(`Host gate
   User %s
   HostName 127.0.0.1
@@ -86,8 +88,9 @@ Host *
   StrictHostKeyChecking yes
   ConnectTimeout 30
   ControlMaster no
+  ControlPath %s/%%C
   EscapeChar none
-`, p.name, port, p.dir, stageDir)
+`, p.name, port, p.dir, stageDir, sockets)
 	return os.WriteFile(filepath.Join(p.dir, "config"), []byte(text), 0o600)
 }
 

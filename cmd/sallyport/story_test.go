@@ -28,9 +28,11 @@ import (
 //	as -answer=TEXT PERSON PROGRAM  type this for a code; "last" is the code used before,
 //	                                "recovery" the next recovery code
 //	exits CODE as … | PROGRAM …     the same, and the exit status must be this
+//	stays PERSON ADDRESS            log in once: what the person runs there later uses the same connection
 //	terminal NAME as PERSON ssh …   run it on a terminal of its own and go on
 //	sees NAME REGEXP                wait until the terminal has shown it
 //	type NAME TEXT                  type into it; \r, \n, \x03 and {code} are understood
+//	resize NAME COLUMNS ROWS        change its size
 //	scan NAME PERSON                put the secret that the terminal shows into a new authenticator
 //	closes NAME [CODE]              wait until the terminal's program has ended
 //	keep NAME REGEXP                put what the output shows (group 1) into $NAME
@@ -45,9 +47,11 @@ func TestStories(t *testing.T) {
 			"dataserver": onStage((*stage).cmdDataServer),
 			"as":         onStage((*stage).cmdAs),
 			"exits":      onStage((*stage).cmdExits),
+			"stays":      onStage((*stage).cmdStays),
 			"terminal":   onStage((*stage).cmdTerminal),
 			"sees":       onStage((*stage).cmdSees),
 			"type":       onStage((*stage).cmdType),
+			"resize":     onStage((*stage).cmdResize),
 			"scan":       onStage((*stage).cmdScan),
 			"closes":     onStage((*stage).cmdCloses),
 			"keep":       onStage((*stage).cmdKeep),

@@ -143,6 +143,22 @@ func (s *stage) cmdTerminal(ts *testscript.TestScript, neg bool, args []string) 
 	s.terminals[args[0]] = t
 }
 
+// cmdStays opens a connection that ssh shares by its ControlPath, so that a
+// person who does many things needs one code.
+func (s *stage) cmdStays(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && len(args) == 2, "stays PERSON ADDRESS")
+	name := "connection of " + args[1]
+	s.cmdTerminal(ts, false, []string{name, "as", args[0], "ssh", "-M", "-N", args[1]})
+	words, err := s.asWords([]string{args[0], "ssh", "-O", "check", args[1]})
+	ts.Check(err)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	err = testkit.Poll(ctx, name, func() bool { return exec.Command("env", words...).Run() == nil })
+	if err != nil {
+		ts.Fatalf("%v; it shows:\n%s", err, s.terminal(ts, name).text())
+	}
+}
+
 func (s *stage) terminal(ts *testscript.TestScript, name string) *terminal {
 	t := s.terminals[name]
 	if t == nil {
@@ -198,6 +214,15 @@ func (s *stage) cmdScan(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	p := person{name: args[1], dir: filepath.Join(s.dir, "people", args[1])}
 	ts.Check(p.give(strings.ReplaceAll(found[1], " ", ""), ""))
+}
+
+func (s *stage) cmdResize(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && len(args) == 3, "resize NAME COLUMNS ROWS")
+	columns, err := strconv.ParseUint(args[1], 10, 16)
+	ts.Check(err)
+	rows, err := strconv.ParseUint(args[2], 10, 16)
+	ts.Check(err)
+	ts.Check(pty.Setsize(s.terminal(ts, args[0]).tty, &pty.Winsize{Cols: uint16(columns), Rows: uint16(rows)}))
 }
 
 func (s *stage) cmdCloses(ts *testscript.TestScript, neg bool, args []string) {

@@ -164,6 +164,9 @@ func askEvent(ask Ask, opType string, s *snapshot) Event {
 	if ask.Request != "" {
 		e.Details["request"] = ask.Request
 	}
+	if ask.Action == ActionShell {
+		e.Details["pty"] = ask.PTY
+	}
 	commandDetail(e.Details, ask.Command)
 	return e
 }
@@ -331,7 +334,7 @@ func (l *loader) route(ask Ask, hypothetical bool) (RouteChoice, error) {
 		choice.Role = s.members[len(s.members)-1].Role
 	}
 	for _, action := range routedActions {
-		ask.Action = action
+		ask.Action, ask.PTY = action, action == ActionShell
 		d := decide(ask, s)
 		switch d.Outcome {
 		case Allow:

@@ -215,10 +215,17 @@ func ruleEpoch(ask Ask, s *snapshot) *Refusal {
 		"an auditor must make one.", s.project.Name), "")
 }
 
+// shellWithoutTerminal reports a shell that is an exec in all but name: it runs what comes in, and
+// what goes out is byte-exact.
+func (ask Ask) shellWithoutTerminal() bool { return ask.Action == ActionShell && !ask.PTY }
+
 // needed is the permission that an action takes.
-func needed(action Action) (Permission, bool) {
-	switch action {
+func needed(ask Ask) (Permission, bool) {
+	switch ask.Action {
 	case ActionShell:
+		if ask.shellWithoutTerminal() {
+			return PermExec, true
+		}
 		return PermShell, true
 	case ActionExec:
 		return PermExec, true
@@ -233,7 +240,7 @@ func decideAction(ask Ask, s *snapshot) Decision {
 	if ask.Action == ActionForward {
 		return refused("action.forward", "Forwarding is not available through this gate.", "")
 	}
-	need, known := needed(ask.Action)
+	need, known := needed(ask)
 	if !known {
 		return refused("action.unknown", "That kind of session is not available through this gate.", string(ask.Action))
 	}
@@ -264,6 +271,9 @@ func (s *snapshot) lacking(ask Ask) Decision {
 	switch {
 	case has&permData == 0:
 		return refused(rule, fmt.Sprintf("Your role in %s has no access to its data servers.", s.project.Name), cause)
+	case ask.shellWithoutTerminal() && has.Has(PermShell):
+		return refused("action.shell-without-terminal",
+			fmt.Sprintf("Your role in %s has no shell without a terminal: use ssh -t.", s.project.Name), cause)
 	case ask.Action == ActionSFTP && has&(PermImport|PermEscrow) != 0:
 		return refused(rule, sentenceOneWay, cause)
 	case ask.Action == ActionSFTP:

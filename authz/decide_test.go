@@ -26,30 +26,34 @@ func openSnapshot(roles ...Role) *snapshot {
 }
 
 func fullAsk(action Action) Ask {
-	return Ask{Project: "genomics", Server: "db1", Action: action, Identity: Identity{User: "alice", Connection: "C-1",
+	return Ask{Project: "genomics", Server: "db1", Action: action, PTY: action == ActionShell, Identity: Identity{User: "alice", Connection: "C-1",
 		Fingerprint: "SHA256:x", RemoteAddr: netip.MustParseAddrPort("[::ffff:192.0.2.7]:9"),
 		Factors: []Factor{{Kind: FactorKey, Assurance: AssuranceKnown}, {Kind: FactorTOTP, Assurance: AssuranceOTP}}}}
 }
 
 // The table "Who may do what" of the design, for what this gate can do so far.
 func TestPromise2_EveryRoleAndAction(t *testing.T) {
-	table := map[Role][4]Outcome{ // shell, exec, sftp, forward
-		RoleResearcher:     {Allow, Refuse, Refuse, Refuse},
-		RoleImporter:       {Allow, Refuse, Refuse, Refuse},
-		RoleEscrow:         {Allow, Refuse, Refuse, Refuse},
-		RoleExporter:       {Allow, Allow, Allow, Refuse},
-		RoleManager:        {Refuse, Refuse, Refuse, Refuse},
-		RoleChecker:        {Refuse, Refuse, Refuse, Refuse},
-		RoleProvider:       {Refuse, Refuse, Refuse, Refuse},
-		RoleOperator:       {Wait, Wait, Refuse, Refuse},
-		RoleProjectAuditor: {Refuse, Refuse, Refuse, Refuse},
+	table := map[Role][5]Outcome{ // shell, exec, sftp, forward, shell without a terminal
+		RoleResearcher:     {Allow, Refuse, Refuse, Refuse, Refuse},
+		RoleImporter:       {Allow, Refuse, Refuse, Refuse, Refuse},
+		RoleEscrow:         {Allow, Refuse, Refuse, Refuse, Refuse},
+		RoleExporter:       {Allow, Allow, Allow, Refuse, Allow},
+		RoleManager:        {Refuse, Refuse, Refuse, Refuse, Refuse},
+		RoleChecker:        {Refuse, Refuse, Refuse, Refuse, Refuse},
+		RoleProvider:       {Refuse, Refuse, Refuse, Refuse, Refuse},
+		RoleOperator:       {Wait, Wait, Refuse, Refuse, Wait},
+		RoleProjectAuditor: {Refuse, Refuse, Refuse, Refuse, Refuse},
 	}
+	withoutTerminal := fullAsk(ActionShell)
+	withoutTerminal.PTY = false
 	if len(table) != len(Roles()) {
 		t.Fatalf("the table has %d of %d roles", len(table), len(Roles()))
 	}
 	for _, role := range Roles() {
-		for i, action := range []Action{ActionShell, ActionExec, ActionSFTP, ActionForward} {
-			d := decide(fullAsk(action), openSnapshot(role))
+		for i, ask := range []Ask{fullAsk(ActionShell), fullAsk(ActionExec), fullAsk(ActionSFTP), fullAsk(ActionForward),
+			withoutTerminal} {
+			action := ask.Action
+			d := decide(ask, openSnapshot(role))
 			if d.Outcome != table[role][i] {
 				t.Errorf("%s %s: %s by %s, want %s", role, action, d.Outcome, d.Rule, table[role][i])
 			}
@@ -63,6 +67,29 @@ func TestPromise2_EveryRoleAndAction(t *testing.T) {
 		if d := decide(fullAsk("netconf"), openSnapshot(role)); d.Outcome != Refuse || d.Rule != "action.unknown" {
 			t.Errorf("%s: an unknown action: %+v", role, d)
 		}
+	}
+}
+
+func TestPromise6_ShellWithoutTerminalIsAnExec(t *testing.T) {
+	ask := fullAsk(ActionShell)
+	ask.PTY = false
+	d := decide(ask, openSnapshot(RoleResearcher))
+	if d.Rule != "action.shell-without-terminal" ||
+		d.Refusal.Sentence != "Your role in genomics has no shell without a terminal: use ssh -t." {
+		t.Errorf("a researcher: %+v", d)
+	}
+	if d = decide(ask, openSnapshot(RoleManager)); d.Rule != "action.shell" {
+		t.Errorf("a role without shells is told of a terminal: %+v", d)
+	}
+	if d = decide(ask, openSnapshot(RoleResearcher, RoleOperator)); d.Outcome != Wait || d.Route.Role != RoleOperator {
+		t.Errorf("a researcher who is operator too: %+v", d)
+	}
+	// A live session is decided again by the same question.
+	ask.Session = "S-1"
+	s := openSnapshot(RoleResearcher)
+	s.live = &liveRow{account: "alice"}
+	if d = decide(ask, s); d.Rule != "action.shell-without-terminal" {
+		t.Errorf("a live session without a terminal goes on by %s", d.Rule)
 	}
 }
 
@@ -253,7 +280,7 @@ func TestDecisionsAreEvents(t *testing.T) {
 			t.Errorf("an operator's shell: %+v", d)
 		}
 		w.last("decision.wait")
-		if d = w.decide(Ask{Identity: Identity{User: "nobody\x00"}, Action: ActionShell}); d.Rule != "user.unknown" {
+		if d = w.decide(Ask{Identity: Identity{User: "nobody\x00"}, Action: ActionShell, PTY: true}); d.Rule != "user.unknown" {
 			t.Errorf("nobody's shell: %+v", d)
 		}
 	})

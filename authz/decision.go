@@ -24,6 +24,9 @@ type Ask struct {
 	Server   string // empty: the project's only or first server
 	Action   Action
 	Command  string // exec only: the exact bytes of the request
+	// PTY says that a terminal was asked for. A shell without one takes scripts and gives bytes out
+	// unchanged, so it needs what a single command needs.
+	PTY bool
 	// Request is the R-… of an approved request under which the session
 	// runs; empty before one was asked for. With it, Decide looks for its grant.
 	Request string

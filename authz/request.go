@@ -268,7 +268,7 @@ func (a *Authority) CreateRequest(ctx context.Context, by Actor, project, server
 func (w *work) mayRequest(project, server string) (Project, Decision, error) {
 	l := &loader{tx: w.tx, now: w.now, node: w.a.node, users: map[string]*User{}, access: map[[2]string]*snapshot{},
 		grants: map[string]*grant{}, keys: map[[2]string]bool{}}
-	ask := Ask{Identity: Identity{User: w.by.User}, Project: project, Server: server, Action: ActionShell}
+	ask := Ask{Identity: Identity{User: w.by.User}, Project: project, Server: server, Action: ActionShell, PTY: true}
 	s, err := l.snapshot(ask)
 	if err != nil {
 		return Project{}, Decision{}, err

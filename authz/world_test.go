@@ -290,7 +290,7 @@ func (w *world) keyOnly(user string) Identity {
 }
 
 func (w *world) ask(user string, action Action) Ask {
-	return Ask{Identity: w.identity(user), Project: "genomics", Server: "db1", Action: action}
+	return Ask{Identity: w.identity(user), Project: "genomics", Server: "db1", Action: action, PTY: action == ActionShell}
 }
 
 func (w *world) decide(ask Ask) Decision {

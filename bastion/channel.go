@@ -291,7 +291,7 @@ func (ch *channel) serve(ctx context.Context, work *sync.WaitGroup, kind, value 
 	} else if r != nil {
 		return ch.refused(r)
 	}
-	ask := authz.Ask{Identity: c.identity, Project: c.address.project, Server: c.address.server}
+	ask := authz.Ask{Identity: c.identity, Project: c.address.project, Server: c.address.server, PTY: ch.hasPTY()}
 	switch {
 	case kind == "shell":
 		ask.Action = authz.ActionShell

@@ -63,7 +63,9 @@ func (c *connection) serve(channels <-chan ssh.NewChannel, requests <-chan *ssh.
 	stop := context.AfterFunc(c.ctx, func() { c.ssh.Close() })
 	defer stop()
 	work.Go(func() { c.globalRequests(requests) })
-	work.Go(c.keepAlive)
+	work.Go(func() {
+		keepAlive(c.ctx, c.ssh, c.server.config.Limits, func() { c.cancel(errors.New("client silent")) })
+	})
 	for nc := range channels {
 		c.newChannel(nc, &work)
 	}
@@ -209,28 +211,27 @@ func (c *connection) globalRequests(requests <-chan *ssh.Request) {
 	}
 }
 
-// keepAlive notices a client that has gone without a word.
-func (c *connection) keepAlive() {
-	limits := c.server.config.Limits
+// keepAlive notices a peer that has gone without a word, client or data server.
+func keepAlive(ctx context.Context, peer ssh.Conn, limits Limits, silence func()) {
 	tick := time.NewTicker(limits.KeepAlive)
 	defer tick.Stop()
 	for {
 		select {
-		case <-c.ctx.Done():
+		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
 		answered := make(chan struct{})
 		go func() {
 			defer close(answered) // ends with the connection at the latest
-			_, _, _ = c.ssh.SendRequest("keepalive@openssh.com", true, nil)
+			_, _, _ = peer.SendRequest("keepalive@openssh.com", true, nil)
 		}()
 		silent := time.NewTimer(time.Duration(limits.KeepAliveMissed) * limits.KeepAlive)
 		select {
 		case <-answered:
-		case <-c.ctx.Done():
+		case <-ctx.Done():
 		case <-silent.C:
-			c.cancel(errors.New("client silent"))
+			silence()
 		}
 		silent.Stop()
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -28,36 +29,80 @@ var errServerGone = errors.New("data server gone")
 // largeBuffers are shared by all sessions; a session holds one only while it floods.
 var largeBuffers = sync.Pool{New: func() any { b := make([]byte, largeRead); return &b }}
 
+// cutAfter is how long a data server may take to let a channel go before the
+// connection to it is cut. One that is frozen must hold nobody up.
+const cutAfter = time.Second
+
+// opened is a channel on the data server on which the program runs.
+type opened struct {
+	channel  ssh.Channel
+	requests <-chan *ssh.Request
+	err      error
+}
+
 // start opens the channel on the data server, asks for what the client asked
-// for, and relays until one side or the right to the session ends.
+// for, and relays until one side or the right to the session ends. A data
+// server that does not answer costs upstreamTime at most, and the end of the
+// session waits for it not at all.
 func (s *session) start(up *upstream, work *sync.WaitGroup) (ending, error) {
+	result := make(chan opened, 1)
+	work.Go(func() { result <- s.open(up) })
+	timer := time.NewTimer(upstreamTime)
+	defer timer.Stop()
+	var err error
+	select {
+	case o := <-result:
+		if o.err != nil {
+			return ending{}, o.err
+		}
+		return s.relay(up, o, work)
+	case <-s.ctx.Done():
+		err = context.Cause(s.ctx)
+	case <-timer.C:
+		err = &unreachableError{"did not answer in time", "server.time", errors.New("no answer to a request")}
+	}
+	work.Go(func() {
+		patience := time.AfterFunc(cutAfter, up.cut)
+		defer patience.Stop()
+		if o := <-result; o.err == nil {
+			s.letGo(up, o.channel, o.requests)
+		}
+	})
+	return ending{}, err
+}
+
+// open opens the channel and starts the program.
+func (s *session) open(up *upstream) opened {
 	uch, requests, err := up.conn.OpenChannel("session", nil)
 	if err != nil {
-		return ending{}, &unreachableError{"does not open a session", "server.channel", err}
+		return opened{err: &unreachableError{"does not open a session", "server.channel", err}}
 	}
-	// Whatever ends the session ends the channel first, so that nothing more
-	// runs or arrives while the person is being told.
-	stop := context.AfterFunc(s.ctx, func() {
-		var r *authz.Refusal
-		if errors.As(context.Cause(s.ctx), &r) {
-			// A program without a terminal would outlive its channel.
-			for _, name := range []string{"HUP", "TERM"} {
-				_, _ = uch.SendRequest("signal", false, ssh.Marshal(struct{ Name string }{name})) // the server may be gone
-			}
-		}
-		uch.Close()
-	})
-	defer func() {
-		stop()
-		uch.Close()
-	}()
 	if err := s.request(uch); err != nil {
-		for range requests { // closed with the channel
-			break
-		}
-		return ending{}, err
+		s.letGo(up, uch, requests)
+		return opened{err: err}
 	}
-	return s.relay(uch, requests, work)
+	return opened{channel: uch, requests: requests}
+}
+
+// letGo closes a channel on the data server and waits until the server has
+// let it go too, for which it has cutAfter.
+func (s *session) letGo(up *upstream, uch ssh.Channel, requests <-chan *ssh.Request) {
+	patience := time.AfterFunc(cutAfter, up.cut)
+	defer patience.Stop()
+	s.closeUpstream(uch)
+	ssh.DiscardRequests(requests)
+}
+
+// closeUpstream closes the channel. When the right to the session is gone, it
+// first ends a program that has no terminal and would outlive its channel.
+func (s *session) closeUpstream(uch ssh.Channel) {
+	var r *authz.Refusal
+	if errors.As(context.Cause(s.ctx), &r) {
+		for _, name := range []string{"HUP", "TERM"} {
+			_, _ = uch.SendRequest("signal", false, ssh.Marshal(struct{ Name string }{name})) // the server may be gone
+		}
+	}
+	_ = uch.Close()
 }
 
 // request repeats the client's wishes to the data server, each recorded first.
@@ -124,7 +169,8 @@ func orGone(err error) error {
 // relay moves bytes both ways until the data server has said everything, or
 // the session's context ends. The input pump may still wait for the client
 // then; it belongs to work, which the client's channel ends.
-func (s *session) relay(uch ssh.Channel, requests <-chan *ssh.Request, work *sync.WaitGroup) (ending, error) {
+func (s *session) relay(up *upstream, o opened, work *sync.WaitGroup) (ending, error) {
+	uch := o.channel
 	work.Go(func() {
 		if s.pump(recorder.KindInput, s.ch.input(), uch, &s.bytesIn, "in") {
 			s.mark("eof-in")
@@ -134,11 +180,11 @@ func (s *session) relay(uch ssh.Channel, requests <-chan *ssh.Request, work *syn
 	var outputs sync.WaitGroup
 	outputs.Go(func() { s.pump(recorder.KindOutput, uch, s.ch, &s.bytesOut, "out") })
 	outputs.Go(func() { s.pump(recorder.KindStderr, uch.Stderr(), s.ch.Stderr(), &s.bytesOut, "out") })
-	said := false
+	said, gone := false, make(chan struct{})
 	var e ending
-	var answers sync.WaitGroup
-	answers.Go(func() {
-		for req := range requests {
+	work.Go(func() {
+		defer close(gone)
+		for req := range o.requests {
 			if got, ok := exitOf(req); ok && !said {
 				e, said = got, true
 			}
@@ -147,23 +193,32 @@ func (s *session) relay(uch ssh.Channel, requests <-chan *ssh.Request, work *syn
 			}
 		}
 	})
+	// Whatever ends the session ends the channel on the data server first, so
+	// that nothing more runs or arrives while the person is being told.
+	work.Go(func() {
+		select {
+		case <-gone:
+			return
+		case <-s.ctx.Done():
+		}
+		patience := time.AfterFunc(cutAfter, up.cut)
+		defer patience.Stop()
+		s.closeUpstream(uch)
+		<-gone
+	})
 	all := make(chan struct{})
-	go func() {
+	work.Go(func() {
 		outputs.Wait()
 		// The client learns of it together with the exit status: a client whose own
 		// input has ended answers an end of output by closing the channel, the
 		// library answers that at once, and the status could no longer be sent.
 		s.mark("eof-out")
-		answers.Wait()
+		<-gone
 		close(all)
-	}()
+	})
 	select {
 	case <-all:
 	case <-s.ctx.Done():
-		// The channel on the data server is being closed; a pump that waits for
-		// a client which does not read is left to the end of the client's channel.
-		work.Go(func() { <-all })
-		return ending{}, context.Cause(s.ctx)
 	}
 	if s.ctx.Err() != nil {
 		return ending{}, context.Cause(s.ctx)

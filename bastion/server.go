@@ -236,6 +236,7 @@ const lastWords = 5 * time.Second
 // drain lets no new session start and ends connections that have none.
 func (s *Server) drain() {
 	s.mu.Lock()
+	first := !s.draining
 	s.draining = true
 	idle := make([]*connection, 0, len(s.connections))
 	for c := range s.connections {
@@ -244,6 +245,14 @@ func (s *Server) drain() {
 	s.mu.Unlock()
 	for _, c := range idle {
 		c.closeIfIdle()
+	}
+	if !first {
+		return
+	}
+	for _, live := range s.live.all() {
+		if live.record.PTY {
+			go live.ch.tell(fmt.Sprintf("The gate stops in %s; please finish.", s.config.Limits.Drain)) // ends with its session
+		}
 	}
 }
 

@@ -266,10 +266,14 @@ func (s *session) reportUnreachable(e *unreachableError) *authz.Refusal {
 		map[string]any{"project": s.route.Project, "server": s.route.Server, "address": s.route.Address, "error": printable(e.cause.Error(), 300)})
 }
 
-// rootCause is the innermost text of an error, for one sentence to a person.
+// rootCause is the innermost text of an error, for one sentence to a person:
+// what wraps it names files and addresses of the gate.
 func rootCause(err error) string {
 	for {
 		inner := errors.Unwrap(err)
+		if many, ok := err.(interface{ Unwrap() []error }); ok && len(many.Unwrap()) > 0 {
+			inner = many.Unwrap()[len(many.Unwrap())-1]
+		}
 		if inner == nil {
 			return printable(err.Error(), 120)
 		}

@@ -89,11 +89,16 @@ func (c *connection) closeUpstreams() {
 	c.upstreams = map[authz.Route]*upstream{}
 	c.mu.Unlock()
 	for _, u := range all {
-		<-u.ready
-		if u.conn != nil {
-			u.conn.Close()
-		}
+		u.cut()
 		u.work.Wait()
+	}
+}
+
+// cut ends the connection without a word to the data server.
+func (u *upstream) cut() {
+	<-u.ready
+	if u.conn != nil {
+		u.conn.Close()
 	}
 }
 
@@ -144,8 +149,11 @@ func (c *connection) dial(ctx context.Context, route authz.Route, u *upstream) (
 	}
 	u.work.Go(func() { rejectAll(channels) })
 	u.work.Go(func() { ssh.DiscardRequests(requests) })
+	alive, ended := context.WithCancel(context.WithoutCancel(ctx))
+	u.work.Go(func() { keepAlive(alive, conn, c.server.config.Limits, func() { conn.Close() }) })
 	u.work.Go(func() {
 		_ = conn.Wait() // why it ended shows in the sessions that used it
+		ended()
 		c.forget(route, u)
 	})
 	return conn, nil

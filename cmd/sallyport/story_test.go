@@ -21,7 +21,7 @@ import (
 // run under that name, in front of a real sshd. The commands that they have
 // besides those of testscript:
 //
-//	gate [LIMIT=VALUE …]            start the gate of the site, see site_test.go
+//	gate [LIMIT=VALUE …]            start the gate of the site, see site_story_test.go
 //	gate stop | start               the same gate again
 //	dataserver start|stop|newkey|garbage NAME   a data server of the story's own
 //	as PERSON PROGRAM …             run a program as a person: key, known_hosts, one-time code
@@ -38,6 +38,7 @@ import (
 //	keep NAME REGEXP                put what the output shows (group 1) into $NAME
 //	sh SCRIPT                       run a line of bash, for bytes that a story cannot hold
 func TestStories(t *testing.T) {
+	t.Parallel()
 	testscript.Run(t, testscript.Params{
 		Dir:                "testdata",
 		RequireUniqueNames: true,
@@ -93,6 +94,7 @@ type stage struct {
 	gate      *gate
 	servers   map[string]*ownServer
 	terminals map[string]*terminal
+	atEnd     []func() error // after everything has stopped
 }
 
 type stageKey struct{}
@@ -136,6 +138,9 @@ func (s *stage) close() error {
 	}
 	for _, d := range s.servers {
 		errs = append(errs, d.close())
+	}
+	for _, end := range s.atEnd {
+		errs = append(errs, end())
 	}
 	return errors.Join(errs...)
 }

@@ -78,6 +78,20 @@ func (r *realSite) ssh(args ...string) *exec.Cmd {
 	return cmd
 }
 
+// master logs in once; further calls of ssh share its connection until the test ends.
+func (r *realSite) master() {
+	r.t.Helper()
+	master := r.ssh("-M", "-N", "gate")
+	check(r.t, master.Start())
+	r.t.Cleanup(func() {
+		_ = exec.Command("ssh", "-F", r.config, "-O", "exit", "gate").Run()
+		_ = master.Wait()
+	})
+	testkit.WaitFor(r.t, 20*time.Second, "the master connection", func() bool {
+		return exec.Command("ssh", "-F", r.config, "-O", "check", "gate").Run() == nil
+	})
+}
+
 // noise is bytes that no text encoding likes: invalid UTF-8, escapes, split
 // sequences, NUL and 8-bit controls, the same for the same seed.
 func noise(n int, seed uint64) []byte {
@@ -205,15 +219,7 @@ func TestBytesThroughATerminalAreSentRecordedAndReceivedAlike(t *testing.T) {
 
 func TestEightSessionsOnOneConnectionLoseNothing(t *testing.T) {
 	r := newRealSite(t)
-	master := r.ssh("-M", "-N", "gate")
-	check(t, master.Start())
-	defer func() {
-		_ = exec.Command("ssh", "-F", r.config, "-O", "exit", "gate").Run()
-		_ = master.Wait()
-	}()
-	testkit.WaitFor(t, 20*time.Second, "the master connection", func() bool {
-		return exec.Command("ssh", "-F", r.config, "-O", "check", "gate").Run() == nil
-	})
+	r.master()
 	var wg sync.WaitGroup
 	for i := range 8 {
 		wg.Go(func() {
@@ -257,15 +263,7 @@ func TestEightSessionsOnOneConnectionLoseNothing(t *testing.T) {
 
 func TestNothingIsLostAtTheClose(t *testing.T) {
 	r := newRealSite(t)
-	master := r.ssh("-M", "-N", "gate")
-	check(t, master.Start())
-	defer func() {
-		_ = exec.Command("ssh", "-F", r.config, "-O", "exit", "gate").Run()
-		_ = master.Wait()
-	}()
-	testkit.WaitFor(t, 20*time.Second, "the master connection", func() bool {
-		return exec.Command("ssh", "-F", r.config, "-O", "check", "gate").Run() == nil
-	})
+	r.master()
 	// A program that ends its output long before itself.
 	if err := exec.Command("ssh", "-F", r.config, "gate", "exec 1>&- 2>&-; sleep 0.3; exit 9").Run(); err == nil || err.Error() != "exit status 9" {
 		t.Errorf("status after an early end of output: %v", err)

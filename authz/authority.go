@@ -105,7 +105,7 @@ func Open(ctx context.Context, db *database.DB, o Options) (*Authority, error) {
 		db: db, node: o.Node, issuer: o.Issuer, boot: strings.TrimSpace(string(boot)),
 		clock: o.Clock, random: o.Random, secrets: secrets, changed: make(chan struct{}),
 	}
-	a.outbox = &outbox{ledger: o.Ledger, load: a.leaves, delivered: o.Ledger.Last()}
+	a.outbox = newOutbox(o.Ledger, a.leaves)
 	if err := a.join(ctx); err != nil {
 		return nil, fmt.Errorf("open authority: %w", err)
 	}
@@ -122,6 +122,9 @@ func (a *Authority) join(ctx context.Context) error {
 			return err
 		}
 		if err := tx.QueryRow("SELECT last_sequence FROM nodes WHERE id = $1", a.node).Scan(&last); err != nil {
+			return err
+		}
+		if err := a.cutOversized(tx, a.outbox.delivered); err != nil {
 			return err
 		}
 		return tx.QueryRow("SELECT generation FROM changes").Scan(&a.generation)
@@ -156,28 +159,45 @@ func (a *Authority) wake(generation int64) {
 	a.changed = make(chan struct{})
 }
 
-// Poll asks the database whether another node changed something, and wakes Changed if so. It
-// also ends requests that waited too long. An error means that this node's view is no longer fresh.
+// Poll asks the database whether another node changed something, and wakes Changed if so. It never
+// waits for the ledger. An error means that this node's view is no longer fresh.
 func (a *Authority) Poll(ctx context.Context) error {
-	var (
-		generation int64
-		overdue    []string
-	)
-	err := a.db.Read(ctx, func(tx database.Tx) (err error) {
-		if err := tx.QueryRow("SELECT generation FROM changes").Scan(&generation); err != nil {
-			return err
-		}
-		overdue, err = overdueRequests(tx, a.now())
-		return err
+	var generation int64
+	err := a.db.Read(ctx, func(tx database.Tx) error {
+		return tx.QueryRow("SELECT generation FROM changes").Scan(&generation)
 	})
 	if err != nil {
 		return fmt.Errorf("poll: %w", err)
 	}
 	a.wake(generation)
+	return nil
+}
+
+// Failed is closed when the ledger has failed for good: nothing can be decided, changed or recorded
+// any more, and Err says why.
+func (a *Authority) Failed() <-chan struct{} { return a.outbox.failure }
+
+// Err is nil until Failed is closed; then it wraps ErrLedger.
+func (a *Authority) Err() error { return a.outbox.err() }
+
+// Tidy does what is due and nobody waits for: it ends requests that waited too long, and hands over
+// events that a passing fault of the database kept from the ledger. A node calls it each second.
+func (a *Authority) Tidy(ctx context.Context) error {
+	var overdue []string
+	err := a.db.Read(ctx, func(tx database.Tx) (err error) {
+		overdue, err = overdueRequests(tx, a.now())
+		return err
+	})
 	for _, id := range overdue {
-		if err := a.expireRequest(ctx, id); err != nil {
-			return fmt.Errorf("poll: %w", err)
+		if err == nil {
+			err = a.expireRequest(ctx, id)
 		}
+	}
+	if err == nil {
+		err = a.outbox.flushAll(context.WithoutCancel(ctx))
+	}
+	if err != nil {
+		return fmt.Errorf("tidy: %w", err)
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -53,7 +54,7 @@ const (
 // one transaction and then hands the event over in order of its sequence; the
 // call that made the change returns only after Append did.
 type Ledger interface {
-	// Append makes one leaf durable. Sequences arrive dense and in order.
+	// Append makes one leaf of at most MaxLeaf bytes durable. Sequences arrive dense and in order.
 	// An error is final: the node takes no further sessions.
 	Append(ctx context.Context, sequence int64, leaf []byte) error
 	// Last is the highest sequence that is durable, 0 for none. Events of the
@@ -112,6 +113,7 @@ func (w *work) recordEvent(e Event) (string, error) {
 	if err := e.check(); err != nil {
 		return "", err
 	}
+	e.boundFields()
 	var err error
 	if e.ID, err = w.a.newID("E-", w.now); err != nil {
 		return "", err
@@ -126,7 +128,7 @@ func (w *work) recordEvent(e Event) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("event sequence: %w", err)
 	}
-	text, err := canonicalJSON(e)
+	text, err := e.leaf()
 	if err != nil {
 		return "", fmt.Errorf("event %s: %w", e.OpType, err)
 	}
@@ -168,18 +170,6 @@ func (e Event) check() error {
 // bytes that are not UTF-8. The leaf holds the same text with escapes.
 func column(s string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
-}
-
-// commandDetail puts an exec request's exact bytes into an event's details.
-func commandDetail(details map[string]any, command string) {
-	switch {
-	case command == "":
-	case utf8.ValidString(command):
-		details["command"] = command
-	default:
-		details["command"] = strings.ToValidUTF8(command, "\uFFFD")
-		details["command_base64"] = []byte(command) // JSON writes bytes as base64
-	}
 }
 
 // leaves loads this node's events from one sequence to another, both included.
@@ -346,7 +336,10 @@ func (f *filter) where() string {
 // canonicalJSON writes a value in the one form that is hashed: object names sorted by their
 // bytes, no space, no escape where none is needed, and every control or direction-changing
 // character as \uXXXX.
-func canonicalJSON(v any) ([]byte, error) {
+func canonicalJSON(v any) ([]byte, error) { return canonical(v, math.MaxInt) }
+
+// canonical is canonicalJSON with every text of more than limit bytes cut.
+func canonical(v any, limit int) ([]byte, error) {
 	first, err := marshal(v)
 	if err != nil {
 		return nil, err
@@ -357,7 +350,7 @@ func canonicalJSON(v any) ([]byte, error) {
 	if err := decoder.Decode(&generic); err != nil {
 		return nil, err
 	}
-	sorted, err := marshal(generic) // maps are written with sorted names
+	sorted, err := marshal(bound(generic, limit)) // maps are written with sorted names
 	if err != nil {
 		return nil, err
 	}

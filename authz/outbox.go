@@ -21,15 +21,21 @@ type batchLedger interface {
 // outbox hands committed events to the ledger in the order of their sequence.
 // It has no goroutine: whoever waits first delivers for all who wait.
 type outbox struct {
-	ledger Ledger
-	load   func(ctx context.Context, from, to int64) ([]leaf, error)
+	ledger  Ledger
+	load    func(ctx context.Context, from, to int64) ([]leaf, error)
+	failure chan struct{} // closed when failed is set
 
-	mu      sync.Mutex // guards waiting and failed
+	mu      sync.Mutex // guards what follows
 	waiting []leaf     // in order
+	last    int64      // highest sequence that was ever put
 	failed  error
 
 	deliverMu sync.Mutex // held by the one who delivers; guards delivered
 	delivered int64      // every sequence up to it is durable
+}
+
+func newOutbox(ledger Ledger, load func(ctx context.Context, from, to int64) ([]leaf, error)) *outbox {
+	return &outbox{ledger: ledger, load: load, failure: make(chan struct{}), delivered: ledger.Last()}
 }
 
 // err says that the ledger has failed, if it has.
@@ -41,9 +47,13 @@ func (o *outbox) err() error {
 
 // put queues leaves. The caller orders its calls by sequence.
 func (o *outbox) put(leaves []leaf) {
+	if len(leaves) == 0 {
+		return
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.waiting = append(o.waiting, leaves...)
+	o.last = leaves[len(leaves)-1].sequence
 }
 
 func (o *outbox) take() []leaf {
@@ -52,6 +62,14 @@ func (o *outbox) take() []leaf {
 	batch := o.waiting
 	o.waiting = nil
 	return batch
+}
+
+// flushAll returns once everything that was ever put is durable in the ledger.
+func (o *outbox) flushAll(ctx context.Context) error {
+	o.mu.Lock()
+	last := o.last
+	o.mu.Unlock()
+	return o.flush(ctx, last)
 }
 
 // flush returns once every event up to a sequence is durable in the ledger.
@@ -64,38 +82,46 @@ func (o *outbox) flush(ctx context.Context, to int64) error {
 	if err := o.err(); err != nil {
 		return err
 	}
-	if err := o.deliver(ctx, to); err != nil {
+	batch, err := o.next(ctx, to)
+	if err != nil {
+		// The events are safe in the database: who flushes next hands them over.
+		return fmt.Errorf("not yet in the ledger: %w", err)
+	}
+	if err := o.deliver(ctx, batch); err != nil {
 		o.mu.Lock()
 		defer o.mu.Unlock()
 		o.failed = fmt.Errorf("%w: %w", ErrLedger, err)
+		close(o.failure)
 		return o.failed
 	}
 	return nil
 }
 
-func (o *outbox) deliver(ctx context.Context, to int64) error {
+// next is the dense run of leaves that follows what was delivered, up to a sequence or further.
+func (o *outbox) next(ctx context.Context, to int64) ([]leaf, error) {
 	batch := o.take()
-	// A leaf is missing here after a restart, or when a commit succeeded that the
-	// database reported as failed. The database has them all.
 	first, last := to+1, to
 	if len(batch) > 0 {
 		first, last = batch[0].sequence, max(to, batch[len(batch)-1].sequence)
 	}
-	if first != o.delivered+1 || int64(len(batch)) != last-first+1 {
-		var err error
-		if batch, err = o.load(ctx, o.delivered+1, last); err != nil {
-			return err
-		}
+	if first == o.delivered+1 && int64(len(batch)) == last-first+1 {
+		return batch, nil
 	}
+	// A leaf is missing after a restart, after a fault of the database here, or when a commit
+	// succeeded that the database reported as failed. The database has them all.
+	return o.load(ctx, o.delivered+1, last)
+}
+
+func (o *outbox) deliver(ctx context.Context, batch []leaf) error {
 	if ledger, ok := o.ledger.(batchLedger); ok {
 		texts := make([][]byte, len(batch))
 		for i, leaf := range batch {
 			texts[i] = leaf.text
 		}
-		if err := ledger.AppendAll(ctx, o.delivered+1, texts); err != nil {
+		if err := ledger.AppendAll(ctx, batch[0].sequence, texts); err != nil {
 			return err
 		}
-		o.delivered = last
+		o.delivered = batch[len(batch)-1].sequence
 		return nil
 	}
 	for _, leaf := range batch {

@@ -220,7 +220,7 @@ func TestDenyCancelAndExpire(t *testing.T) {
 		_, err = w.Vote(ctx, w.voting("mia"), r.ID, true, "", "")
 		w.refused(err, "request.over")
 		changed := w.Changed()
-		w.ok(w.Poll(ctx))
+		w.ok(w.Tidy(ctx))
 		<-changed
 		if e := w.last("request.expire"); e.UserID != "system" || e.ResourceID != r.ID {
 			t.Errorf("the event is %+v", e)

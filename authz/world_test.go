@@ -52,6 +52,9 @@ func (l *memoryLedger) Append(_ context.Context, sequence int64, leaf []byte) er
 	if sequence != int64(len(l.leaves))+1 {
 		return fmt.Errorf("sequence %d after %d leaves", sequence, len(l.leaves))
 	}
+	if len(leaf) > MaxLeaf {
+		return fmt.Errorf("a leaf of %d bytes", len(leaf))
+	}
 	l.leaves = append(l.leaves, bytes.Clone(leaf))
 	return nil
 }

@@ -220,7 +220,7 @@ func (n *Node) assemble(k *keys) error {
 		Node: n.ID, Name: c.Name, Port: port, Version: o.Version,
 		UserCA: n.UserCA, HostCA: n.HostCA, NodeKey: n.NodeKey,
 		// The front door is made below and asks the console; it is set before anyone is served.
-		Health: func() error { return n.Server.Health() },
+		Health: n.health,
 		Clock:  o.Clock,
 	})
 	n.registry = newRegistry(n, o.Version)

@@ -526,6 +526,42 @@ func TestRecoverLetsAnAdministratorIn(t *testing.T) {
 	}
 }
 
+// The ledger's own failure is seen by the Ledger; an event that it will not take, by the Authority.
+func TestANodeThatCanRecordNothingSaysSoAndStops(t *testing.T) {
+	_, c := initialised(t)
+	c.Limits.Drain = 50 * time.Millisecond
+	n := opened(t, c)
+	done := make(chan error, 1)
+	go func() { done <- n.Run(t.Context()) }()
+	url := "http://" + n.MetricsAddress + "/healthz"
+	eventually(t, "healthy", func() bool { code, _ := get(t, url); return code == http.StatusOK })
+	if err := n.Ledger.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.tell(t.Context(), "test", nil); err == nil {
+		t.Error("an event that reached no ledger was recorded")
+	}
+	if err := n.health(); err == nil || err.Error() != unwritten {
+		t.Errorf("health says %v", err)
+	}
+	select {
+	case err := <-done:
+		if err == nil || !strings.Contains(err.Error(), unwritten) {
+			t.Errorf("the node stopped with %v", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("the node goes on without a ledger")
+	}
+	_ = n.Close() // the ledger was closed before
+}
+
+// Authority must never hand the ledger more than it takes.
+func TestLedgerTakesWhatAuthorityGives(t *testing.T) {
+	if authz.MaxLeaf > recorder.MaxLeaf {
+		t.Errorf("events have up to %d bytes, and the ledger takes %d", authz.MaxLeaf, recorder.MaxLeaf)
+	}
+}
+
 func TestLimitsOfTheDocumentedFileAreTheDefaults(t *testing.T) {
 	c, err := config.Load("../../configs/sallyport.yaml")
 	if err != nil {

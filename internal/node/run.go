@@ -33,6 +33,7 @@ func (n *Node) Run(ctx context.Context) error {
 	var background, serving sync.WaitGroup
 	background.Go(func() { n.Server.Watch(late) })
 	background.Go(func() { n.serveHTTP(late) })
+	background.Go(func() { n.tidy(late) })
 	background.Go(func() { n.stopWhenUnrecorded(ctx, stop) })
 	for _, serve := range []func() error{
 		func() error { return n.Server.Serve(ctx, n.ssh) },
@@ -73,6 +74,9 @@ func (n *Node) tell(ctx context.Context, op string, cause error) error {
 	return err
 }
 
+// unwritten is what is told, without paths, once events can no longer be kept.
+const unwritten = "the ledger can no longer be written"
+
 // stopWhenUnrecorded stops the node some time after recorder or ledger have
 // failed. Until then the front door ends the sessions, and tells everyone who
 // comes why there is no other; a supervisor may start the node again after that.
@@ -84,7 +88,9 @@ func (n *Node) stopWhenUnrecorded(ctx context.Context, stop context.CancelCauseF
 	case <-n.Recorder.Failed():
 		what = "recordings can no longer be written"
 	case <-n.Ledger.Failed():
-		what = "the ledger can no longer be written"
+		what = unwritten
+	case <-n.Authority.Failed():
+		what = unwritten
 	}
 	grace := n.config.Limits.Drain
 	if grace == 0 {
@@ -104,10 +110,28 @@ func (n *Node) stopWhenUnrecorded(ctx context.Context, stop context.CancelCauseF
 func (n *Node) health() error {
 	select {
 	case <-n.Ledger.Failed():
-		return errors.New("the ledger can no longer be written")
+		return errors.New(unwritten)
+	case <-n.Authority.Failed():
+		return errors.New(unwritten)
 	default:
 	}
 	return n.Server.Health()
+}
+
+// tidy does each second what is due and nobody waits for.
+func (n *Node) tidy(ctx context.Context) {
+	second := time.NewTicker(time.Second)
+	defer second.Stop()
+	for {
+		if err := n.Authority.Tidy(ctx); err != nil && ctx.Err() == nil && n.Authority.Err() == nil {
+			n.options.Log.Error("what is due could not be done", "error", err)
+		}
+		select {
+		case <-second.C:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 func newRegistry(n *Node, version string) *prometheus.Registry {

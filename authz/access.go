@@ -175,7 +175,7 @@ func askEvent(ask Ask, opType string, s *snapshot) Event {
 // could be had; the caller must treat it as a refusal.
 func (a *Authority) Decide(ctx context.Context, ask Ask) (Decision, error) {
 	var s *snapshot
-	err := a.db.Read(ctx, func(tx database.Tx) (err error) {
+	err := a.db.Watch(ctx, func(tx database.Tx) (err error) {
 		s, err = a.loader(tx).snapshot(ask)
 		return err
 	})
@@ -218,7 +218,7 @@ func (a *Authority) Recheck(ctx context.Context, live []LiveSession) (end map[st
 		refusal  *Refusal
 	}
 	var endings []ending
-	err = a.db.Read(ctx, func(tx database.Tx) error {
+	err = a.db.Watch(ctx, func(tx database.Tx) error {
 		endings, next = nil, time.Time{}
 		l := a.loader(tx)
 		for _, session := range live {

@@ -163,7 +163,7 @@ func (a *Authority) wake(generation int64) {
 // waits for the ledger. An error means that this node's view is no longer fresh.
 func (a *Authority) Poll(ctx context.Context) error {
 	var generation int64
-	err := a.db.Read(ctx, func(tx database.Tx) error {
+	err := a.db.Watch(ctx, func(tx database.Tx) error {
 		return tx.QueryRow("SELECT generation FROM changes").Scan(&generation)
 	})
 	if err != nil {

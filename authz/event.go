@@ -5,11 +5,9 @@ import (
 	"context"
 	"encoding/csv"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"math"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -194,143 +192,6 @@ func (a *Authority) leaves(ctx context.Context, from, to int64) ([]leaf, error) 
 		return nil, fmt.Errorf("load events: the database has %d of the events %d to %d", len(leaves), from, to)
 	}
 	return leaves, nil
-}
-
-// EventQuery selects events; zero fields do not narrow.
-type EventQuery struct {
-	Reference, User, OpType, Project, Session, Connection string
-	Since, Until                                          time.Time // Until is exclusive
-	Limit                                                 int       // the newest so many
-}
-
-// Events returns events that the actor may see, newest last: a site auditor all, a project's
-// auditor those of the project, its manager those about its members, everyone their own. An
-// administrator or security administrator may look up one event by its reference, and people
-// on the node who are bound to nobody see nothing.
-func (a *Authority) Events(ctx context.Context, by Actor, q EventQuery) ([]Event, error) {
-	var events []Event
-	err := a.db.Read(ctx, func(tx database.Tx) error {
-		events = nil
-		f := &filter{}
-		if err := visibleEvents(tx, by, q, a.now(), f); err != nil {
-			return err
-		}
-		q.narrow(f)
-		query := "SELECT leaf FROM events WHERE " + f.where() + " ORDER BY happened_at DESC, node DESC, sequence DESC"
-		if q.Limit > 0 {
-			query += " LIMIT " + f.value(int64(q.Limit))
-		}
-		return tx.Each(func(row database.Scanner) error {
-			var text []byte
-			if err := row.Scan(&text); err != nil {
-				return err
-			}
-			e, err := parseEvent(text)
-			events = append(events, e)
-			return err
-		}, query, f.args...)
-	})
-	if err != nil {
-		return nil, fmt.Errorf("events: %w", err)
-	}
-	slices.Reverse(events)
-	return events, nil
-}
-
-// visibleEvents limits a filter to what the actor may see.
-func visibleEvents(tx database.Tx, by Actor, q EventQuery, now time.Time, f *filter) error {
-	user, err := loadUser(tx, by.User)
-	if errors.Is(err, ErrNotFound) {
-		f.add("1 = 0")
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	conditions, args := []string{"user_id = ?"}, []any{user.Name}
-	if user.State != stateActive {
-		f.add(conditions[0], args...)
-		return nil
-	}
-	switch user.SiteRole {
-	case SiteAuditor:
-		return nil
-	case SiteAdmin, SiteSecurity:
-		if q.Reference != "" {
-			return nil
-		}
-	}
-	members, err := loadMemberships(tx, "user_name = ?", user.Name)
-	if err != nil {
-		return err
-	}
-	for _, m := range members {
-		permissions, _ := m.Role.Permissions()
-		switch {
-		case !m.live(now):
-		case permissions.Has(PermAudit):
-			conditions, args = append(conditions, "project = ?"), append(args, m.Project)
-		case permissions.Has(PermManage):
-			conditions, args = append(conditions, "(project = ? AND op_type LIKE 'member.%')"), append(args, m.Project)
-		}
-	}
-	f.add("("+strings.Join(conditions, " OR ")+")", args...)
-	return nil
-}
-
-func (q EventQuery) narrow(f *filter) {
-	for _, c := range []struct{ condition, value string }{
-		{"id = ?", q.Reference}, {"user_id = ?", q.User}, {"op_type = ?", q.OpType}, {"project = ?", q.Project},
-		{"session = ?", q.Session}, {"connection = ?", q.Connection},
-	} {
-		if c.value != "" {
-			f.add(c.condition, column(c.value))
-		}
-	}
-	if !q.Since.IsZero() {
-		f.add("happened_at >= ?", milliseconds(q.Since))
-	}
-	if !q.Until.IsZero() {
-		f.add("happened_at < ?", milliseconds(q.Until))
-	}
-}
-
-func parseEvent(text []byte) (Event, error) {
-	decoder := json.NewDecoder(bytes.NewReader(text))
-	decoder.UseNumber() // a size of 2^60 bytes must come back as it went in
-	var e Event
-	if err := decoder.Decode(&e); err != nil {
-		return Event{}, fmt.Errorf("event in the database: %w", err)
-	}
-	return e, nil
-}
-
-// filter collects the conditions of a query whose parts are known only at run time, and numbers
-// its placeholders in order of appearance.
-type filter struct {
-	conditions []string
-	args       []any
-}
-
-// add takes a condition with one ? for each argument.
-func (f *filter) add(condition string, args ...any) {
-	for _, arg := range args {
-		condition = strings.Replace(condition, "?", f.value(arg), 1)
-	}
-	f.conditions = append(f.conditions, condition)
-}
-
-// value takes an argument and returns its placeholder.
-func (f *filter) value(arg any) string {
-	f.args = append(f.args, arg)
-	return "$" + strconv.Itoa(len(f.args))
-}
-
-func (f *filter) where() string {
-	if len(f.conditions) == 0 {
-		return "1 = 1"
-	}
-	return strings.Join(f.conditions, " AND ")
 }
 
 // canonicalJSON writes a value in the one form that is hashed: object names sorted by their

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -179,6 +180,81 @@ func TestWhoSeesEvents(t *testing.T) {
 		if newest[0].OpType != "decision.allow" {
 			t.Errorf("the newest is %+v", newest)
 		}
+	})
+}
+
+func TestEventsComeInPages(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		const more = 2*eventPage + 50
+		for range more {
+			_, err := w.Record(t.Context(), Event{UserID: "alice", OpType: "test", ResourceID: "x", ResourceType: "y", RemoteAddr: "local"})
+			w.ok(err)
+		}
+		second := w.secondNode() // whose sequences begin again, at the same time
+		for range 3 {
+			_, err := second.Record(t.Context(), Event{UserID: "alice", OpType: "test", ResourceID: "x", ResourceType: "y", RemoteAddr: "local"})
+			w.ok(err)
+		}
+		for _, limit := range []int{0, 1, eventPage, eventPage + 1, more, more + 3, 10 * more} {
+			var got []Event
+			w.ok(w.EachEvent(t.Context(), w.as("odin"), EventQuery{OpType: "test", Limit: limit}, func(e Event) error {
+				got = append(got, e)
+				return nil
+			}))
+			want := more + 3
+			if limit > 0 {
+				want = min(want, limit)
+			}
+			if len(got) != want {
+				t.Errorf("limit %d: %d events, want %d", limit, len(got), want)
+			}
+			for i, e := range got {
+				if i > 0 && e.Node == got[i-1].Node && e.Sequence != got[i-1].Sequence+1 {
+					t.Fatalf("limit %d: event %d follows %d", limit, e.Sequence, got[i-1].Sequence)
+				}
+			}
+			if last := got[len(got)-1]; last.Node != "node-two" || last.Sequence != 3 {
+				t.Errorf("limit %d: the newest is %s %d", limit, last.Node, last.Sequence)
+			}
+		}
+		enough := errors.New("enough")
+		if err := w.EachEvent(t.Context(), w.as("odin"), EventQuery{}, func(Event) error { return enough }); !errors.Is(err, enough) {
+			t.Errorf("an error of the reader came back as %v", err)
+		}
+	})
+}
+
+// People who read their events for as long as they like keep nobody from being looked after.
+func TestReadersOfEventsDoNotHoldUpTheWatch(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		var reading, began sync.WaitGroup
+		release := make(chan struct{})
+		const readers = 20
+		began.Add(readers)
+		for range readers {
+			reading.Go(func() {
+				first := true
+				err := w.EachEvent(t.Context(), w.as("odin"), EventQuery{}, func(Event) error {
+					if first {
+						began.Done()
+						<-release // a client that takes nothing
+						first = false
+					}
+					return nil
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		began.Wait()
+		ask := w.ask("alice", ActionShell)
+		w.ok(w.Poll(t.Context()))
+		if _, _, err := w.Recheck(t.Context(), []LiveSession{{Session: w.open(ask).ID, Ask: ask}}); err != nil {
+			t.Error(err)
+		}
+		close(release)
+		reading.Wait()
 	})
 }
 

@@ -492,11 +492,15 @@ func (a *Authority) Requests(ctx context.Context, by Actor, all bool) ([]Request
 		requests = nil
 		var rows []Request
 		now := a.now()
+		query := selectRequests + "ORDER BY number"
+		if !all {
+			query = selectRequests + "WHERE state IN ('pending', 'approved') ORDER BY number"
+		}
 		err := tx.Each(func(row database.Scanner) error {
 			r, err := scanRequest(row, now)
 			rows = append(rows, r)
 			return err
-		}, selectRequests+"ORDER BY number")
+		}, query)
 		if err != nil {
 			return err
 		}

@@ -1,9 +1,12 @@
 package console
 
 import (
+	"bufio"
 	"encoding/csv"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 	"time"
@@ -33,34 +36,46 @@ func (f *eventFilter) register(c *cobra.Command, limit int) {
 	c.Flags().IntVar(&f.limit, "limit", limit, "at most so many, the newest; 0 for all")
 }
 
-func (k *call) events(c *cobra.Command, f eventFilter) ([]authz.Event, error) {
+// eventQuery is what the options ask for.
+func (k *call) eventQuery(f eventFilter) (authz.EventQuery, error) {
 	if f.limit < 0 {
-		return nil, Usagef("--limit cannot be negative")
+		return authz.EventQuery{}, Usagef("--limit cannot be negative")
 	}
 	q := authz.EventQuery{User: f.user, OpType: f.op, Project: f.project, Session: f.session, Connection: f.connection, Limit: f.limit}
 	var err error
 	if q.Since, err = k.past("since", f.since); err != nil {
-		return nil, err
+		return q, err
 	}
-	if q.Until, err = k.past("until", f.until); err != nil {
-		return nil, err
-	}
-	return k.Authority.Events(c.Context(), k.by(), q)
+	q.Until, err = k.past("until", f.until)
+	return q, err
 }
+
+// longestTable is how many events a table holds, which is laid out as a whole.
+const longestTable = 10_000
 
 func (k *call) eventLs() *cobra.Command {
 	var f eventFilter
 	c := verb("ls", "List events that I may see, newest last", func(c *cobra.Command, args []string) error {
-		events, err := k.events(c, f)
+		q, err := k.eventQuery(f)
 		if err != nil {
 			return err
 		}
 		if k.json {
-			return k.printJSON(list(events))
+			return k.streamEvents(c, q, k.jsonEvents)
+		}
+		if q.Limit == 0 || q.Limit > longestTable {
+			q.Limit = longestTable
 		}
 		t := table{heads: []string{"!SEQ", "TIME", "USER", "OPERATION", "RESOURCE", "RESULT"}, empty: "There are no events."}
-		for _, e := range events {
+		err = k.Authority.EachEvent(c.Context(), k.by(), q, func(e authz.Event) error {
 			t.add(strconv.FormatInt(e.Sequence, 10), second(e.Time), e.UserID, e.OpType, e.ResourceType+" "+e.ResourceID, e.Result)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		if len(t.rows) == longestTable {
+			fmt.Fprintf(k.verb.Stderr, "only the newest %d; `event export` gives all\n", longestTable)
 		}
 		t.write(k)
 		return nil
@@ -136,7 +151,7 @@ func (k *call) eventExport() *cobra.Command {
 		if format != "csv" && format != "json" {
 			return Usagef("--format %q is no format; it is csv or json", format)
 		}
-		events, err := k.events(c, f)
+		q, err := k.eventQuery(f)
 		if err != nil {
 			return err
 		}
@@ -144,37 +159,98 @@ func (k *call) eventExport() *cobra.Command {
 		_, err = k.Authority.Record(c.Context(), authz.Event{
 			UserID: k.by().User, OpType: "event.export", Time: k.now(), ResourceType: "event", ResourceID: "ledger",
 			RemoteAddr: k.by().RemoteAddr, Connection: k.by().Connection, Project: f.project, Result: authz.ResultOK,
-			Details: map[string]any{"format": format, "count": len(events)},
+			Details: map[string]any{"format": format, "user": f.user, "op_type": f.op, "session": f.session, "connection": f.connection,
+				"since": f.since, "until": f.until, "limit": f.limit},
 		})
 		if err != nil {
 			return fmt.Errorf("record the export: %w", err)
 		}
 		if format == "json" {
-			return k.printJSON(list(events))
+			return k.streamEvents(c, q, k.jsonEvents)
 		}
-		return k.printCSV(events)
+		return k.streamEvents(c, q, k.csvEvents)
 	})
 	f.register(c, 0)
 	c.Flags().StringVar(&format, "format", "csv", "csv or json")
 	return c
 }
 
-func (k *call) printCSV(events []authz.Event) error {
-	w := csv.NewWriter(k.out)
-	if err := w.Write(eventColumns[:]); err != nil {
-		return fmt.Errorf("write CSV: %w", err)
+// eventSink writes events one by one; end writes what comes after the last.
+type eventSink struct {
+	add func(authz.Event) error
+	end func() error
+}
+
+// streamEvents writes events as they are read, so that their number costs no memory.
+func (k *call) streamEvents(c *cobra.Command, q authz.EventQuery, form func(io.Writer) eventSink) error {
+	out := bufio.NewWriterSize(k.out, 32<<10)
+	sink := form(out)
+	if err := k.Authority.EachEvent(c.Context(), k.by(), q, sink.add); err != nil {
+		return err
 	}
-	for _, e := range events {
-		row := eventRow(e)
-		for i := range row {
-			row[i] = spreadsheetSafe(Clean(row[i]))
-		}
-		if err := w.Write(row); err != nil {
-			return fmt.Errorf("write CSV: %w", err)
-		}
+	if err := errors.Join(sink.end(), out.Flush()); err != nil {
+		return fmt.Errorf("write events: %w", err)
 	}
-	w.Flush()
-	return w.Error()
+	return nil
+}
+
+// jsonEvents writes a JSON list in the form of printJSON.
+func (k *call) jsonEvents(w io.Writer) eventSink {
+	between := "[\n  "
+	return eventSink{
+		add: func(e authz.Event) error {
+			var b strings.Builder
+			encoder := json.NewEncoder(&b)
+			encoder.SetEscapeHTML(false)
+			encoder.SetIndent("  ", "  ")
+			if err := encoder.Encode(e); err != nil {
+				return fmt.Errorf("write event %s: %w", e.ID, err)
+			}
+			_, err := io.WriteString(w, between+escapeJSON(strings.TrimSuffix(b.String(), "\n")))
+			between = ",\n  "
+			return err
+		},
+		end: func() error {
+			last := "\n]\n"
+			if between[0] == '[' {
+				last = "[]\n"
+			}
+			_, err := io.WriteString(w, last)
+			return err
+		},
+	}
+}
+
+// csvEvents writes CSV with a heading.
+func (k *call) csvEvents(out io.Writer) eventSink {
+	w := csv.NewWriter(out)
+	headed := false
+	head := func() error {
+		if headed {
+			return nil
+		}
+		headed = true
+		return w.Write(eventColumns[:])
+	}
+	return eventSink{
+		add: func(e authz.Event) error {
+			row := eventRow(e)
+			for i := range row {
+				row[i] = spreadsheetSafe(Clean(row[i]))
+			}
+			if err := errors.Join(head(), w.Write(row)); err != nil {
+				return fmt.Errorf("write CSV: %w", err)
+			}
+			return nil
+		},
+		end: func() error {
+			if err := head(); err != nil {
+				return err
+			}
+			w.Flush()
+			return w.Error()
+		},
+	}
 }
 
 // spreadsheetSafe keeps a cell from being taken for a formula: the name that a

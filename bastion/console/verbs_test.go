@@ -490,8 +490,19 @@ func TestEventsAndTheirExport(t *testing.T) {
 	}
 	var events []authz.Event
 	g.json(ExitOK, "audrey", "event export --format json", &events)
-	if len(events) != len(rows) { // all of those, without the heading, and the first export itself
+	if len(events) != len(rows) { // all of those, without the heading, and this export itself
 		t.Errorf("%d events, %d rows", len(events), len(rows))
+	}
+	if out := g.must(ExitOK, "audrey", "event export --format json --op no.such"); out != "[]\n" {
+		t.Errorf("no events as JSON: %q", out)
+	}
+	if out := g.must(ExitOK, "audrey", "event export --op no.such"); strings.Count(out, "\n") != 1 {
+		t.Errorf("no events as CSV: %q", out)
+	}
+	// What is streamed has the form of what is printed at once.
+	printed := g.must(ExitOK, "audrey", "event ls --json --limit 2")
+	if again, err := json.MarshalIndent(json.RawMessage(printed), "", "  "); err != nil || string(again)+"\n" != printed {
+		t.Errorf("event ls --json, %v:\n%s", err, printed)
 	}
 	var c recorder.Checkpoint
 	if err := json.Unmarshal([]byte(g.must(ExitOK, "audrey", "ledger checkpoint")), &c); err != nil {

@@ -39,9 +39,13 @@ const (
 )
 
 // DB is an open database, SQLite or PostgreSQL. It is safe for concurrent use.
+//
+// Its connections are of three kinds that never wait for one another: one
+// that writes, some that read, and some that read for questions on which the
+// safety of live sessions depends.
 type DB struct {
-	write, read *sql.DB
-	engine      Engine
+	write, read, watch *sql.DB
+	engine             Engine
 }
 
 // Open opens the database that url names and brings its schema up to date. A
@@ -72,9 +76,11 @@ func (db *DB) Engine() Engine { return db.engine }
 
 // Close closes all connections. Transactions that run are rolled back.
 func (db *DB) Close() error {
-	err := db.write.Close()
-	if db.read != db.write {
-		err = errors.Join(db.read.Close(), err)
+	var err error
+	for _, pool := range []*sql.DB{db.watch, db.read, db.write} {
+		if pool != nil {
+			err = errors.Join(err, pool.Close())
+		}
 	}
 	return err
 }
@@ -133,6 +139,14 @@ type Scanner interface {
 	Scan(dest ...any) error
 }
 
+// Limits of one transaction, the wait for a connection included. A database
+// that no longer answers must not hold those up who wait for it.
+const (
+	writeTime = 10 * time.Second
+	readTime  = 30 * time.Second
+	watchTime = 3 * time.Second
+)
+
 // retries is how often a transaction that lost a race against another node is
 // tried again. Each try waits longer, in all about two seconds.
 const retries = 10
@@ -147,7 +161,7 @@ func (db *DB) Write(ctx context.Context, fn func(Tx) error) error {
 		options = nil // SQLite is serializable, and its driver knows only the default
 	}
 	for try := 0; ; try++ {
-		err := run(ctx, db.write, options, fn)
+		err := run(ctx, db.write, writeTime, options, fn)
 		if err == nil || try == retries || !db.raced(err) {
 			return err
 		}
@@ -159,14 +173,33 @@ func (db *DB) Write(ctx context.Context, fn func(Tx) error) error {
 
 // Read runs fn on one consistent state of the database. fn cannot write.
 func (db *DB) Read(ctx context.Context, fn func(Tx) error) error {
-	options := &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true}
-	if db.engine == SQLite {
-		options = nil // the connections of the read pool are query_only
-	}
-	return run(ctx, db.read, options, fn)
+	return db.readBy(ctx, db.read, readTime, fn)
 }
 
-func run(ctx context.Context, pool *sql.DB, options *sql.TxOptions, fn func(Tx) error) (err error) {
+// Watch is Read for short questions that must be answered however busy other
+// readers are: whether somebody may begin or go on. What takes long, or what
+// people can ask for in numbers, has no place here.
+func (db *DB) Watch(ctx context.Context, fn func(Tx) error) error {
+	return db.readBy(ctx, db.watch, watchTime, fn)
+}
+
+func (db *DB) readBy(ctx context.Context, pool *sql.DB, limit time.Duration, fn func(Tx) error) error {
+	options := &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true}
+	if db.engine == SQLite {
+		options = nil // the connections of the pools that read are query_only
+	}
+	return run(ctx, pool, limit, options, fn)
+}
+
+func run(ctx context.Context, pool *sql.DB, limit time.Duration, options *sql.TxOptions, fn func(Tx) error) (err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("database: no answer within %s", limit))
+	defer cancel()
+	defer func() {
+		// The engines say only that the context ended.
+		if err != nil && ctx.Err() != nil && !errors.Is(err, context.Cause(ctx)) {
+			err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
+		}
+	}()
 	tx, err := pool.BeginTx(ctx, options)
 	if err != nil {
 		return fmt.Errorf("database: begin: %w", err)

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"sallyport/internal/testkit"
 )
@@ -204,6 +206,61 @@ func TestNewerSchemaIsRefused(t *testing.T) {
 		if again, err := Open(t.Context(), url); err == nil {
 			again.Close()
 			t.Error("a database of a newer program was opened")
+		}
+	})
+}
+
+// People who read much, or a reader that hangs, keep nobody from being looked after.
+func TestWatchWaitsForNoReaderOrWriter(t *testing.T) {
+	onBoth(t, func(t *testing.T, url string) {
+		db := open(t, url)
+		release := make(chan struct{})
+		var busy, began sync.WaitGroup
+		hold := func(Tx) error {
+			began.Done()
+			<-release
+			return nil
+		}
+		most := map[Engine]int{SQLite: readers, PostgreSQL: postgresReaders}[db.Engine()]
+		began.Add(most + 1)
+		for range most {
+			busy.Go(func() { _ = db.Read(t.Context(), hold) })
+		}
+		busy.Go(func() { _ = db.Write(t.Context(), hold) })
+		began.Wait()
+		for range 20 {
+			if err := db.Watch(t.Context(), func(tx Tx) error {
+				var n int64
+				return tx.QueryRow("SELECT generation FROM changes").Scan(&n)
+			}); err != nil {
+				t.Errorf("the watch waits: %v", err)
+			}
+		}
+		err := db.Watch(t.Context(), func(tx Tx) error {
+			_, err := tx.Exec("UPDATE changes SET generation = generation + 1")
+			return err
+		})
+		if err == nil {
+			t.Error("the watch can write")
+		}
+		close(release)
+		busy.Wait()
+	})
+}
+
+func TestTransactionHasATimeLimit(t *testing.T) {
+	onBoth(t, func(t *testing.T, url string) {
+		db := open(t, url)
+		err := run(t.Context(), db.read, 50*time.Millisecond, nil, func(tx Tx) error {
+			<-tx.ctx.Done()
+			var n int64
+			return tx.QueryRow("SELECT generation FROM changes").Scan(&n)
+		})
+		if err == nil || !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "no answer within 50ms") {
+			t.Errorf("a transaction that takes too long: %v", err)
+		}
+		if generation(t, db) != 0 {
+			t.Error("the database is of no use afterwards")
 		}
 	})
 }

@@ -14,8 +14,12 @@ import (
 	"github.com/pressly/goose/v3/lock"
 )
 
-// postgresConnections is how many connections one node holds at most.
-const postgresConnections = 16
+// How many connections one node holds at most, by what they are for.
+const (
+	postgresWriters  = 8
+	postgresReaders  = 6
+	postgresWatchers = 4
+)
 
 func openPostgres(ctx context.Context, url string) (*DB, error) {
 	config, err := pgx.ParseConfig(url)
@@ -26,13 +30,17 @@ func openPostgres(ctx context.Context, url string) (*DB, error) {
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = 10 * time.Second
 	}
-	pool := stdlib.OpenDB(*config)
-	pool.SetMaxOpenConns(postgresConnections)
-	pool.SetMaxIdleConns(postgresConnections / 2)
-	if err := preparePostgres(ctx, pool); err != nil {
-		return nil, errors.Join(err, pool.Close())
+	pool := func(most int) *sql.DB {
+		pool := stdlib.OpenDB(*config)
+		pool.SetMaxOpenConns(most)
+		pool.SetMaxIdleConns(most / 2)
+		return pool
 	}
-	return &DB{engine: PostgreSQL, write: pool, read: pool}, nil
+	db := &DB{engine: PostgreSQL, write: pool(postgresWriters), read: pool(postgresReaders), watch: pool(postgresWatchers)}
+	if err := preparePostgres(ctx, db.write); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return db, nil
 }
 
 func preparePostgres(ctx context.Context, pool *sql.DB) error {

@@ -14,8 +14,11 @@ import (
 	"github.com/pressly/goose/v3"
 )
 
-// readers is how many SQLite connections read at once beside the one that writes.
-const readers = 4
+// How many SQLite connections read at once beside the one that writes.
+const (
+	readers  = 4
+	watchers = 4
+)
 
 // sqliteConnector opens connections with settings that the driver's address
 // syntax has no word for, without registering a driver for the whole process.
@@ -61,20 +64,23 @@ func openSQLite(ctx context.Context, path string) (*DB, error) {
 		"_foreign_keys": {"on"},
 	})
 	write.SetMaxOpenConns(1)
-	db := &DB{engine: SQLite, write: write, read: write}
+	db := &DB{engine: SQLite, write: write}
 	if err := checkFullText(ctx, write); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
 	if err := migrate(ctx, goose.DialectSQLite3, write); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	db.read = sqlitePool(path, url.Values{
+	reading := url.Values{
 		"mode":          {"ro"},
 		"_query_only":   {"1"},
-		"_busy_timeout": {"5000"},
-	})
+		"_busy_timeout": {"2000"},
+	}
+	db.read, db.watch = sqlitePool(path, reading), sqlitePool(path, reading)
 	db.read.SetMaxOpenConns(readers)
-	if err := db.read.PingContext(ctx); err != nil {
+	db.watch.SetMaxOpenConns(watchers)
+	db.watch.SetMaxIdleConns(watchers)
+	if err := errors.Join(db.read.PingContext(ctx), db.watch.PingContext(ctx)); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
 	return db, nil

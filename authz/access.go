@@ -207,19 +207,15 @@ type LiveSession struct {
 	Ask     Ask
 }
 
-// Recheck decides live sessions again without recording the answers that still are "allow". It
-// returns a refusal for each session that must end now (killed ones included), and the time at
-// which the next of the others ends by itself (zero: none known). New terms and an expired epoch
-// key hold for what begins, and end no session.
+// Recheck decides live sessions again. It returns a refusal for each session that must end now
+// (killed ones included), and the time at which the next of the others ends by itself (zero: none
+// known). New terms and an expired epoch key hold for what begins, and end no session.
+//
+// It records nothing and never waits for the ledger: the caller ends the sessions and then calls
+// RecordCuts. Each refusal has the reference already that its event will have.
 func (a *Authority) Recheck(ctx context.Context, live []LiveSession) (end map[string]*Refusal, next time.Time, err error) {
-	type ending struct {
-		ask      Ask
-		snapshot *snapshot
-		refusal  *Refusal
-	}
-	var endings []ending
 	err = a.db.Watch(ctx, func(tx database.Tx) error {
-		endings, next = nil, time.Time{}
+		end, next = map[string]*Refusal{}, time.Time{}
 		l := a.loader(tx)
 		for _, session := range live {
 			ask := session.Ask
@@ -233,22 +229,52 @@ func (a *Authority) Recheck(ctx context.Context, live []LiveSession) (end map[st
 			case d.Outcome == Allow:
 				next = earliest(next, d.Until)
 			case d.Refusal != nil:
-				endings = append(endings, ending{ask, s, d.Refusal})
+				end[session.Session] = d.Refusal
 			default:
-				endings = append(endings, ending{ask, s, refusal("decision.changed",
-					"Your access has changed and needs a new login.", d.Outcome.String())})
+				end[session.Session] = refusal("decision.changed", "Your access has changed and needs a new login.", d.Outcome.String())
+			}
+		}
+		return nil
+	})
+	now := a.now()
+	for _, r := range end {
+		if err == nil {
+			r.Reference, err = a.newID("E-", now)
+		}
+	}
+	if err != nil {
+		return nil, time.Time{}, fmt.Errorf("decide live sessions again: %w", err)
+	}
+	return end, next, nil
+}
+
+// RecordCuts records the refusals of one Recheck, all in one transaction and under their
+// references. The sessions have been told to end.
+func (a *Authority) RecordCuts(ctx context.Context, live []LiveSession, end map[string]*Refusal) error {
+	if len(end) == 0 {
+		return nil
+	}
+	err := a.commit(ctx, func(w *work) error {
+		for _, session := range live {
+			r := end[session.Session]
+			if r == nil {
+				continue
+			}
+			ask := session.Ask
+			ask.Session = session.Session
+			e := askEvent(ask, "session.cut", nil)
+			e.ID, e.Project, e.Result = r.Reference, ask.Project, ResultRefused
+			e.Details = r.details(e.Details)
+			if _, err := w.recordEvent(e); err != nil {
+				return err
 			}
 		}
 		return nil
 	})
 	if err != nil {
-		return nil, time.Time{}, fmt.Errorf("decide live sessions again: %w", err)
+		return fmt.Errorf("record the end of sessions: %w", err)
 	}
-	end = make(map[string]*Refusal, len(endings))
-	for _, e := range endings {
-		end[e.ask.Session] = a.Refuse(ctx, askEvent(e.ask, "session.cut", e.snapshot), e.refusal.Rule, e.refusal.Sentence, e.refusal.Cause)
-	}
-	return end, next, nil
+	return nil
 }
 
 // RouteChoice is one place that a person can go to, or the sentence why not.

@@ -70,9 +70,10 @@ type Authority struct {
 	randomMu sync.Mutex // guards random
 	random   io.Reader
 
-	// commitMu is held over a transaction and the queueing of its events, so
-	// that events queue in the order of their sequence.
-	commitMu sync.Mutex
+	// committing has room for one: it is held over a transaction and the
+	// queueing of its events, so that events queue in the order of their
+	// sequence. Who waits for it may give up, unlike for a mutex.
+	committing chan struct{}
 
 	changedMu  sync.Mutex // guards what follows
 	changed    chan struct{}
@@ -104,6 +105,7 @@ func Open(ctx context.Context, db *database.DB, o Options) (*Authority, error) {
 	a := &Authority{
 		db: db, node: o.Node, issuer: o.Issuer, boot: strings.TrimSpace(string(boot)),
 		clock: o.Clock, random: o.Random, secrets: secrets, changed: make(chan struct{}),
+		committing: make(chan struct{}, 1),
 	}
 	a.outbox = newOutbox(o.Ledger, a.leaves)
 	if err := a.join(ctx); err != nil {
@@ -242,22 +244,7 @@ func (a *Authority) commit(ctx context.Context, fn func(w *work) error) error {
 	if err := a.outbox.err(); err != nil {
 		return err
 	}
-	var (
-		w          *work
-		generation int64
-	)
-	a.commitMu.Lock()
-	err := a.db.Write(ctx, func(tx database.Tx) error {
-		w = &work{tx: tx, a: a, now: a.now()}
-		if err := fn(w); err != nil || !w.wakes {
-			return err
-		}
-		return tx.QueryRow("UPDATE changes SET generation = generation + 1 RETURNING generation").Scan(&generation)
-	})
-	if err == nil {
-		a.outbox.put(w.leaves)
-	}
-	a.commitMu.Unlock()
+	w, generation, err := a.transact(ctx, fn)
 	if err != nil {
 		return err
 	}
@@ -269,6 +256,27 @@ func (a *Authority) commit(ctx context.Context, fn func(w *work) error) error {
 	}
 	// From here on it has happened: a caller who goes away changes nothing.
 	return a.outbox.flush(context.WithoutCancel(ctx), w.leaves[len(w.leaves)-1].sequence)
+}
+
+// transact runs fn in a transaction and queues its events. generation is that of the changed state.
+func (a *Authority) transact(ctx context.Context, fn func(w *work) error) (w *work, generation int64, err error) {
+	select {
+	case a.committing <- struct{}{}:
+		defer func() { <-a.committing }()
+	case <-ctx.Done():
+		return nil, 0, fmt.Errorf("wait for the database: %w", context.Cause(ctx))
+	}
+	err = a.db.Write(ctx, func(tx database.Tx) error {
+		w = &work{tx: tx, a: a, now: a.now()}
+		if err := fn(w); err != nil || !w.wakes {
+			return err
+		}
+		return tx.QueryRow("UPDATE changes SET generation = generation + 1 RETURNING generation").Scan(&generation)
+	})
+	if err == nil {
+		a.outbox.put(w.leaves)
+	}
+	return w, generation, err
 }
 
 // record writes the act's event with further details and result ok.

@@ -1,9 +1,11 @@
 package authz
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync"
 	"testing"
 	"time"
 )
@@ -340,13 +342,80 @@ func TestPromise2_LiveSessionsEnd(t *testing.T) {
 				if end[s.ID] == nil || end[s.ID].Rule != c.rule {
 					t.Fatalf("the session ends by %+v, want %s", end[s.ID], c.rule)
 				}
+				w.ok(w.RecordCuts(t.Context(), live, end))
 				w.recorded(end[s.ID])
+				if e := w.last("session.cut"); e.Session == "" || e.ResourceID != "genomics/db1" || e.Project != "genomics" || len(end) > 1 && len(w.cuts()) != len(end) {
+					t.Errorf("the events are %+v", w.cuts())
+				}
 				if wide := name == "server" || name == "project"; (len(end) == 2) != wide {
 					t.Errorf("%d sessions end", len(end))
 				}
 			})
 		})
 	}
+}
+
+// cuts are the ends of sessions that the ledger tells of.
+func (w *world) cuts() (cuts []Event) {
+	for _, e := range w.ledger.events(w.t) {
+		if e.OpType == "session.cut" {
+			cuts = append(cuts, e)
+		}
+	}
+	return cuts
+}
+
+// hangingLedger takes nothing until it is let go.
+type hangingLedger struct {
+	*memoryLedger
+	hang chan struct{} // closed: no longer
+}
+
+func (l *hangingLedger) Append(ctx context.Context, sequence int64, leaf []byte) error {
+	<-l.hang
+	return l.memoryLedger.Append(ctx, sequence, leaf)
+}
+
+// A disk that hangs under the ledger keeps nobody in: neither who must go nor who looks after it waits for it.
+func TestPromise2_HungLedgerKeepsNobodyIn(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		ask := w.ask("alice", ActionShell)
+		live := []LiveSession{{w.open(ask).ID, ask}}
+		hung := &hangingLedger{w.ledger, make(chan struct{})}
+		w.outbox.ledger = hung
+		w.clock.advance(365 * 24 * time.Hour)
+		var recording sync.WaitGroup
+		recording.Go(func() { _, _ = w.Decide(t.Context(), w.ask("erin", ActionShell)) })
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		w.ok(w.Poll(ctx))
+		end, _, err := w.Recheck(ctx, live)
+		w.ok(err)
+		if r := end[live[0].Session]; r == nil || r.Rule != "membership.expired" || r.Reference == "" {
+			t.Errorf("the session ends by %+v", r)
+		}
+		recording.Go(func() {
+			if err := w.RecordCuts(t.Context(), live, end); err != nil {
+				t.Error(err)
+			}
+		})
+		close(hung.hang)
+		recording.Wait()
+		w.recorded(end[live[0].Session])
+	})
+}
+
+func TestWaitingForTheDatabaseCanBeGivenUp(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		w.committing <- struct{}{} // as a write that hangs
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := w.Freeze(ctx, w.as("sara"), "alice", "suspicious"); !errors.Is(err, context.Canceled) {
+			t.Errorf("behind a write that hangs: %v", err)
+		}
+		<-w.committing
+		w.ok(w.Freeze(t.Context(), w.as("sara"), "alice", "suspicious"))
+	})
 }
 
 func TestPromise2_MembershipExpires(t *testing.T) {

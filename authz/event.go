@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"strconv"
 	"strings"
@@ -63,6 +64,7 @@ type Ledger interface {
 // Record commits one event that goes with no change of state, and returns its E-….
 func (a *Authority) Record(ctx context.Context, e Event) (string, error) {
 	var id string
+	e.ID = ""
 	err := a.commit(ctx, func(w *work) (err error) {
 		id, err = w.recordEvent(e)
 		return err
@@ -76,18 +78,11 @@ func (a *Authority) Record(ctx context.Context, e Event) (string, error) {
 // Refuse records a refusal as an event and returns the value to tell the person. When the event
 // cannot be recorded the refusal has no reference, and its cause says so.
 func (a *Authority) Refuse(ctx context.Context, e Event, rule, sentence, cause string) *Refusal {
-	details := map[string]any{"rule": rule, "sentence": sentence}
-	if cause != "" {
-		details["cause"] = cause
-	}
-	for name, value := range e.Details {
-		details[name] = value
-	}
-	e.Details = details
+	r := &Refusal{Rule: rule, Sentence: sentence, Cause: cause}
+	e.Details = r.details(e.Details)
 	if e.Result == "" {
 		e.Result = ResultRefused
 	}
-	r := &Refusal{Rule: rule, Sentence: sentence, Cause: cause}
 	id, err := a.Record(ctx, e)
 	if err != nil {
 		r.Cause = strings.TrimPrefix(cause+"; not recorded: "+err.Error(), "; ")
@@ -95,6 +90,16 @@ func (a *Authority) Refuse(ctx context.Context, e Event, rule, sentence, cause s
 	}
 	r.Reference = id
 	return r
+}
+
+// details are what an event tells of the refusal, together with what else it tells.
+func (r *Refusal) details(more map[string]any) map[string]any {
+	details := map[string]any{"rule": r.Rule, "sentence": r.Sentence}
+	if r.Cause != "" {
+		details["cause"] = r.Cause
+	}
+	maps.Copy(details, more)
+	return details
 }
 
 // recordEvent completes an event and writes it in the work's transaction.
@@ -113,8 +118,10 @@ func (w *work) recordEvent(e Event) (string, error) {
 	}
 	e.boundFields()
 	var err error
-	if e.ID, err = w.a.newID("E-", w.now); err != nil {
-		return "", err
+	if e.ID == "" {
+		if e.ID, err = w.a.newID("E-", w.now); err != nil {
+			return "", err
+		}
 	}
 	if e.Monotonic, err = monotonic(); err != nil {
 		return "", err

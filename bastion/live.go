@@ -125,6 +125,10 @@ func (l *live) look(ctx context.Context, sessions []*session) (next time.Time) {
 	for id, refusal := range end {
 		byID[id].end(refusal)
 	}
+	// Only now, because a slow ledger must not keep anybody in.
+	if err := l.server.authority.RecordCuts(context.WithoutCancel(ctx), asked, end); err != nil {
+		l.server.config.Log.Error("ended sessions could not be recorded", "error", err)
+	}
 	return next
 }
 

@@ -45,6 +45,7 @@ type connection struct {
 	refusals  int
 	pending   []string // sentences that no channel could show yet
 	upstreams map[authz.Route]*upstream
+	lost      []*upstream // earlier connections to servers that were dialled again
 }
 
 func newConnection(s *Server, gc *guardedConn, sc *ssh.ServerConn, id authz.Identity, a address) *connection {
@@ -60,7 +61,10 @@ func newConnection(s *Server, gc *guardedConn, sc *ssh.ServerConn, id authz.Iden
 func (c *connection) serve(channels <-chan ssh.NewChannel, requests <-chan *ssh.Request) {
 	var work sync.WaitGroup
 	// The client's end, a cut by the server and a failed read all close the connection.
-	stop := context.AfterFunc(c.ctx, func() { c.ssh.Close() })
+	stop := context.AfterFunc(c.ctx, func() {
+		c.ssh.Close()
+		c.cutUpstreams()
+	})
 	defer stop()
 	work.Go(func() { c.globalRequests(requests) })
 	work.Go(func() {
@@ -71,7 +75,8 @@ func (c *connection) serve(channels <-chan ssh.NewChannel, requests <-chan *ssh.
 	}
 	c.cancel(errGone)
 	work.Wait()
-	c.closeUpstreams()
+	c.cutUpstreams() // again: one may have been dialled meanwhile
+	c.waitUpstreams()
 	c.reportRefusals()
 }
 

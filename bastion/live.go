@@ -2,11 +2,13 @@ package bastion
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
 
 	"sallyport/authz"
+	"sallyport/recorder"
 )
 
 // staleAfter is how long a node may go on without a fresh look at the state;
@@ -93,6 +95,42 @@ func (l *live) watch(ctx context.Context) {
 	}
 }
 
+// endWhenStale ends all sessions when the state has not been read for too
+// long. It is not the goroutine that reads, because that one may hang.
+func (l *live) endWhenStale(ctx context.Context) {
+	tick := time.NewTicker(staleAfter / 8)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if l.fresh() != nil {
+			l.endAll(&authz.Refusal{Rule: "node.stale", Sentence: "The gate lost sight of its database and ends all sessions to be safe."})
+		}
+	}
+}
+
+// endWhenUnrecorded ends all sessions when the node can no longer record what
+// they do: nothing goes on unrecorded.
+func (l *live) endWhenUnrecorded(ctx context.Context) {
+	select {
+	case <-l.server.recorder.Failed():
+		l.failAll(errors.New("recordings can no longer be written"))
+	case <-l.server.authority.Failed():
+		l.failAll(errors.New("events can no longer be written"))
+	case <-ctx.Done():
+	}
+}
+
+// failAll ends every session because it can no longer be recorded.
+func (l *live) failAll(cause error) {
+	for _, s := range l.all() {
+		s.cancel(fmt.Errorf("%w: %w", recorder.ErrFailed, cause))
+	}
+}
+
 // look decides the given sessions again and ends those that lost their right.
 // It returns when the next one ends by itself.
 func (l *live) look(ctx context.Context, sessions []*session) (next time.Time) {
@@ -101,6 +139,9 @@ func (l *live) look(ctx context.Context, sessions []*session) (next time.Time) {
 	asked := make([]authz.LiveSession, 0, len(sessions))
 	byID := make(map[string]*session, len(sessions))
 	for _, s := range sessions {
+		if s.ctx.Err() != nil {
+			continue // it is ending already
+		}
 		asked = append(asked, authz.LiveSession{Session: s.record.ID, Ask: s.ask})
 		byID[s.record.ID] = s
 	}
@@ -113,14 +154,9 @@ func (l *live) look(ctx context.Context, sessions []*session) (next time.Time) {
 	if err == nil {
 		l.lastSeen = time.Now()
 	}
-	stale := time.Since(l.lastSeen) > staleAfter
 	l.mu.Unlock()
 	if err != nil {
 		l.server.config.Log.Error("live sessions could not be decided again", "error", err)
-	}
-	if stale {
-		l.endAll(&authz.Refusal{Rule: "node.stale", Sentence: "The gate lost sight of its database and ends all sessions to be safe."})
-		return time.Time{}
 	}
 	for id, refusal := range end {
 		byID[id].end(refusal)

@@ -29,8 +29,9 @@ var errServerGone = errors.New("data server gone")
 // largeBuffers are shared by all sessions; a session holds one only while it floods.
 var largeBuffers = sync.Pool{New: func() any { b := make([]byte, largeRead); return &b }}
 
-// cutAfter is how long a data server may take to let a channel go before the
-// connection to it is cut. One that is frozen must hold nobody up.
+// cutAfter is how long a data server may take to let a channel go before it is
+// asked whether it is still there, and to answer that before it is cut off. A
+// healthy one keeps a channel while its program has not read its input.
 const cutAfter = time.Second
 
 // opened is a channel on the data server on which the program runs.
@@ -44,9 +45,9 @@ type opened struct {
 // for, and relays until one side or the right to the session ends. A data
 // server that does not answer costs upstreamTime at most, and the end of the
 // session waits for it not at all.
-func (s *session) start(up *upstream, work *sync.WaitGroup) (ending, error) {
+func (s *session) start(up *upstream) (ending, error) {
 	result := make(chan opened, 1)
-	work.Go(func() { result <- s.open(up) })
+	s.beside(up, func() { result <- s.open(up) })
 	timer := time.NewTimer(upstreamTime)
 	defer timer.Stop()
 	var err error
@@ -55,20 +56,38 @@ func (s *session) start(up *upstream, work *sync.WaitGroup) (ending, error) {
 		if o.err != nil {
 			return ending{}, o.err
 		}
-		return s.relay(up, o, work)
+		return s.relay(up, o)
 	case <-s.ctx.Done():
 		err = context.Cause(s.ctx)
 	case <-timer.C:
+		up.cut()
 		err = &unreachableError{"did not answer in time", "server.time", errors.New("no answer to a request")}
 	}
-	work.Go(func() {
-		patience := time.AfterFunc(cutAfter, up.cut)
+	s.beside(up, func() {
+		patience := time.AfterFunc(cutAfter, up.cutIfSilent)
 		defer patience.Stop()
 		if o := <-result; o.err == nil {
 			s.letGo(up, o.channel, o.requests)
 		}
 	})
 	return ending{}, err
+}
+
+// errBug is the cause when a goroutine of a session has panicked.
+var errBug = errors.New("the gate made a mistake")
+
+// beside runs a part of the session that may have to wait for the data server
+// longer than the session lasts. It belongs to the connection to the server.
+func (s *session) beside(up *upstream, part func()) {
+	up.work.Go(func() {
+		defer func() {
+			if r := recover(); r != nil {
+				s.server.reportPanic("session", r)
+				s.cancel(errBug)
+			}
+		}()
+		part()
+	})
 }
 
 // open opens the channel and starts the program.
@@ -78,7 +97,7 @@ func (s *session) open(up *upstream) opened {
 		return opened{err: &unreachableError{"does not open a session", "server.channel", err}}
 	}
 	if err := s.request(uch); err != nil {
-		s.letGo(up, uch, requests)
+		s.beside(up, func() { s.letGo(up, uch, requests) })
 		return opened{err: err}
 	}
 	return opened{channel: uch, requests: requests}
@@ -87,7 +106,7 @@ func (s *session) open(up *upstream) opened {
 // letGo closes a channel on the data server and waits until the server has
 // let it go too, for which it has cutAfter.
 func (s *session) letGo(up *upstream, uch ssh.Channel, requests <-chan *ssh.Request) {
-	patience := time.AfterFunc(cutAfter, up.cut)
+	patience := time.AfterFunc(cutAfter, up.cutIfSilent)
 	defer patience.Stop()
 	s.closeUpstream(uch)
 	ssh.DiscardRequests(requests)
@@ -110,27 +129,13 @@ func (s *session) request(uch ssh.Channel) error {
 	s.ch.mu.Lock()
 	env, term := s.ch.env, s.ch.terminal
 	var t terminal
+	var asked *terminal
 	if term != nil {
-		t = *term
+		t = *term // window changes may come while the program is started
+		asked = &t
 	}
 	s.ch.mu.Unlock()
-	if !s.note(recorder.KindChannel, []byte("open")) {
-		return context.Cause(s.ctx)
-	}
 	env = append(env[:len(env):len(env)], variable{"LC_SALLYPORT_SESSION", s.record.ID})
-	for _, v := range env {
-		if _, err := s.recording.Append(recorder.Frame{Kind: recorder.KindEnv, Data: []byte(v.Name + "=" + v.Value)}); err != nil {
-			return err
-		}
-		if _, err := uch.SendRequest("env", false, ssh.Marshal(v)); err != nil {
-			return errServerGone
-		}
-	}
-	if term != nil {
-		if ok, err := uch.SendRequest("pty-req", true, ssh.Marshal(t)); err != nil || !ok {
-			return &unreachableError{"gives no terminal", "server.pty", orGone(err)}
-		}
-	}
 	kind, payload, what := "shell", []byte(nil), ""
 	switch s.ask.Action {
 	case authz.ActionExec:
@@ -140,8 +145,18 @@ func (s *session) request(uch ssh.Channel) error {
 	}
 	if kind != "shell" {
 		payload = ssh.Marshal(struct{ Value string }{what})
-		if !s.note(recorder.KindCommand, []byte(what)) {
-			return context.Cause(s.ctx)
+	}
+	if err := s.recordRequest(env, asked, kind, what); err != nil {
+		return err
+	}
+	for _, v := range env {
+		if _, err := uch.SendRequest("env", false, ssh.Marshal(v)); err != nil {
+			return errServerGone
+		}
+	}
+	if term != nil {
+		if ok, err := uch.SendRequest("pty-req", true, ssh.Marshal(t)); err != nil || !ok {
+			return &unreachableError{"gives no terminal", "server.pty", orGone(err)}
 		}
 	}
 	if ok, err := uch.SendRequest(kind, true, payload); err != nil || !ok {
@@ -158,6 +173,30 @@ func (s *session) request(uch ssh.Channel) error {
 	return nil
 }
 
+// recordRequest makes what is about to be asked for durable.
+func (s *session) recordRequest(env []variable, term *terminal, kind, what string) error {
+	frames := []recorder.Frame{{Kind: recorder.KindChannel, Data: []byte("open")}}
+	for _, v := range env {
+		frames = append(frames, recorder.Frame{Kind: recorder.KindEnv, Data: []byte(v.Name + "=" + v.Value)})
+	}
+	if term != nil {
+		frames = append(frames, recorder.Frame{Kind: recorder.KindMarker, Data: fmt.Appendf(nil, "pty-req term=%s modes=%x", term.Term, term.Modes)},
+			recorder.Frame{Kind: recorder.KindResize, Data: recorder.EncodeResize(recorder.Window{
+				Columns: term.Columns, Rows: term.Rows, Width: term.Width, Height: term.Height})})
+	}
+	if kind != "shell" {
+		frames = append(frames, recorder.Frame{Kind: recorder.KindCommand, Data: []byte(what)})
+	}
+	var last recorder.Position
+	for _, f := range frames {
+		var err error
+		if last, err = s.recording.Append(f); err != nil {
+			return err
+		}
+	}
+	return s.recording.Wait(s.ctx, last)
+}
+
 // orGone names the reason when the library gave none.
 func orGone(err error) error {
 	if err == nil || errors.Is(err, io.EOF) {
@@ -167,22 +206,29 @@ func orGone(err error) error {
 }
 
 // relay moves bytes both ways until the data server has said everything, or
-// the session's context ends. The input pump may still wait for the client
-// then; it belongs to work, which the client's channel ends.
-func (s *session) relay(up *upstream, o opened, work *sync.WaitGroup) (ending, error) {
+// the session's context ends. Pumps may still wait for either side then; the
+// end of the client's channel and of the connection to the server end them.
+func (s *session) relay(up *upstream, o opened) (ending, error) {
 	uch := o.channel
-	work.Go(func() {
+	s.beside(up, func() {
 		if s.pump(recorder.KindInput, s.ch.input(), uch, &s.bytesIn, "in") {
 			s.mark("eof-in")
 			_ = uch.CloseWrite() // a lost server ends the session by itself
 		}
 	})
 	var outputs sync.WaitGroup
-	outputs.Go(func() { s.pump(recorder.KindOutput, uch, s.ch, &s.bytesOut, "out") })
-	outputs.Go(func() { s.pump(recorder.KindStderr, uch.Stderr(), s.ch.Stderr(), &s.bytesOut, "out") })
+	outputs.Add(2)
+	s.beside(up, func() {
+		defer outputs.Done()
+		s.pump(recorder.KindOutput, uch, s.ch, &s.bytesOut, "out")
+	})
+	s.beside(up, func() {
+		defer outputs.Done()
+		s.pump(recorder.KindStderr, uch.Stderr(), s.ch.Stderr(), &s.bytesOut, "out")
+	})
 	said, gone := false, make(chan struct{})
 	var e ending
-	work.Go(func() {
+	s.beside(up, func() {
 		defer close(gone)
 		for req := range o.requests {
 			if got, ok := exitOf(req); ok && !said {
@@ -195,19 +241,19 @@ func (s *session) relay(up *upstream, o opened, work *sync.WaitGroup) (ending, e
 	})
 	// Whatever ends the session ends the channel on the data server first, so
 	// that nothing more runs or arrives while the person is being told.
-	work.Go(func() {
+	s.beside(up, func() {
 		select {
 		case <-gone:
 			return
 		case <-s.ctx.Done():
 		}
-		patience := time.AfterFunc(cutAfter, up.cut)
+		patience := time.AfterFunc(cutAfter, up.cutIfSilent)
 		defer patience.Stop()
 		s.closeUpstream(uch)
 		<-gone
 	})
 	all := make(chan struct{})
-	work.Go(func() {
+	s.beside(up, func() {
 		outputs.Wait()
 		// The client learns of it together with the exit status: a client whose own
 		// input has ended answers an end of output by closing the channel, the

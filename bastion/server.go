@@ -162,9 +162,14 @@ func (s *Server) Health() error {
 // Watch decides live sessions again on every change and counts strangers,
 // until ctx is done. Exactly one Watch must run while the server serves.
 func (s *Server) Watch(ctx context.Context) {
+	// Sessions may outlive ctx while the server drains, and so does their watch.
+	watched, done := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
-	wg.Go(func() { s.live.watch(ctx) })
-	wg.Go(func() { s.strangers.flushEachMinute(ctx) })
+	wg.Go(func() { s.live.endWhenStale(watched) })
+	wg.Go(func() { s.live.endWhenUnrecorded(watched) })
+	wg.Go(func() { s.strangers.flushEachMinute(watched) })
+	s.live.watch(ctx)
+	done()
 	wg.Wait()
 }
 
@@ -303,6 +308,12 @@ func (s *Server) serveConn(ctx context.Context, nc net.Conn) {
 		s.metrics.logins.WithLabelValues("invite").Inc()
 		id = l.partial(sc)
 		id.User = l.invited.user.Name
+		e := loginEvent(id, "login.invite")
+		e.Result = authz.ResultOK
+		if _, err := s.authority.Record(conn.ctx, e); err != nil {
+			l.log.Error("invite could not be recorded", "user", id.User, "error", err)
+			return
+		}
 	} else {
 		id = *l.identity
 		if err := s.authority.LoggedIn(conn.ctx, id); err != nil {
@@ -347,9 +358,13 @@ func (s *Server) loginFailed(ctx context.Context, l *login, addr netip.Addr, err
 // contain keeps a panic of one connection from ending the process.
 func (s *Server) contain(what string) {
 	if r := recover(); r != nil {
-		s.metrics.panics.Inc()
-		s.config.Log.Error("panic contained", "in", what, "panic", fmt.Sprint(r), "stack", stack())
+		s.reportPanic(what, r)
 	}
+}
+
+func (s *Server) reportPanic(what string, r any) {
+	s.metrics.panics.Inc()
+	s.config.Log.Error("panic contained", "in", what, "panic", fmt.Sprint(r), "stack", stack())
 }
 
 // addrOf is the peer's IP address; invalid for a unix socket.

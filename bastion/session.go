@@ -115,7 +115,7 @@ func (s *session) run(ctx context.Context, work *sync.WaitGroup, decision authz.
 	}
 	var e ending
 	if up.err == nil {
-		e, err = s.start(up.upstream, work)
+		e, err = s.start(up.upstream)
 	} else {
 		err = up.err
 	}

@@ -297,6 +297,42 @@ func TestSignalsAndExitSignalsPass(t *testing.T) {
 	}
 }
 
+func TestLettingAChannelGoLeavesItsNeighboursAlone(t *testing.T) {
+	r := newRealSite(t)
+	c := r.dial(r.people["dora"], "dora+genomics")
+	neighbour := shell(t, c)
+	fmt.Fprint(neighbour.in, "echo al\"\"ive\n")
+	expect(t, neighbour.out, "alive")
+	// sshd keeps a channel whose program has not read its input, and answers no close.
+	s, err := c.NewSession()
+	check(t, err)
+	in := must(s.StdinPipe())
+	check(t, s.Start("exec sleep 60"))
+	go func() { _, _ = in.Write(bytes.Repeat([]byte("x"), 4<<20)) }()
+	testkit.WaitFor(t, 10*time.Second, "the input to arrive", func() bool {
+		for _, s := range r.sessions() {
+			if s.Command == "exec sleep 60" {
+				return true
+			}
+		}
+		return false
+	})
+	s.Close()
+	r.only(func(s authz.Session) bool { return s.Command == "exec sleep 60" })
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = neighbour.Wait()
+	}()
+	select {
+	case <-ended:
+		t.Fatal("closing one channel ended the neighbour's shell")
+	case <-time.After(3 * time.Second): // longer than the patience with the server
+	}
+	fmt.Fprint(neighbour.in, "echo still he\"\"re\n")
+	expect(t, neighbour.out, "still here")
+}
+
 func TestEndOfFileTravelsBothWays(t *testing.T) {
 	r := newRealSite(t)
 	c := r.dial(r.people["dora"], "dora+genomics")

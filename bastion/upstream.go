@@ -9,8 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -45,7 +48,10 @@ type upstream struct {
 	ready chan struct{} // closed once conn or err is set
 	conn  ssh.Conn
 	err   error
-	work  sync.WaitGroup
+	ended atomic.Bool // the connection was there and is no more
+	// work is what runs beside the connection, also for sessions that have
+	// ended while the server still had to answer.
+	work sync.WaitGroup
 }
 
 // upstream returns the connection to a route's server, made once for all
@@ -55,6 +61,9 @@ func (c *connection) upstream(ctx context.Context, route authz.Route) (*upstream
 	u := c.upstreams[route]
 	fresh := u == nil || u.lost()
 	if fresh {
+		if u != nil {
+			c.lost = append(c.lost, u)
+		}
 		u = &upstream{ready: make(chan struct{})}
 		c.upstreams[route] = u
 	}
@@ -76,20 +85,29 @@ func (c *connection) upstream(ctx context.Context, route authz.Route) (*upstream
 func (u *upstream) lost() bool {
 	select {
 	case <-u.ready:
-		return u.err != nil || u.conn == nil
+		return u.err != nil || u.ended.Load()
 	default:
 		return false
 	}
 }
 
-// closeUpstreams ends all connections to data servers and waits for them.
-func (c *connection) closeUpstreams() {
+// cutUpstreams ends all connections to data servers, so that nothing waits
+// for one of them any more.
+func (c *connection) cutUpstreams() {
 	c.mu.Lock()
-	all := c.upstreams
-	c.upstreams = map[authz.Route]*upstream{}
+	all := slices.Collect(maps.Values(c.upstreams))
 	c.mu.Unlock()
 	for _, u := range all {
 		u.cut()
+	}
+}
+
+// waitUpstreams waits for everything that ran beside the connections.
+func (c *connection) waitUpstreams() {
+	c.mu.Lock()
+	all := append(slices.Collect(maps.Values(c.upstreams)), c.lost...)
+	c.mu.Unlock()
+	for _, u := range all {
 		u.work.Wait()
 	}
 }
@@ -102,12 +120,20 @@ func (u *upstream) cut() {
 	}
 }
 
-// forget makes the next session dial again.
-func (c *connection) forget(route authz.Route, u *upstream) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.upstreams[route] == u {
-		delete(c.upstreams, route)
+// cutIfSilent asks the data server whether it is still there, and cuts it off
+// if it does not answer.
+func (u *upstream) cutIfSilent() {
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered) // ends with the connection at the latest
+		_, _, _ = u.conn.SendRequest("keepalive@openssh.com", true, nil)
+	}()
+	timer := time.NewTimer(cutAfter)
+	defer timer.Stop()
+	select {
+	case <-answered:
+	case <-timer.C:
+		u.cut()
 	}
 }
 
@@ -153,8 +179,8 @@ func (c *connection) dial(ctx context.Context, route authz.Route, u *upstream) (
 	u.work.Go(func() { keepAlive(alive, conn, c.server.config.Limits, func() { conn.Close() }) })
 	u.work.Go(func() {
 		_ = conn.Wait() // why it ended shows in the sessions that used it
+		u.ended.Store(true)
 		ended()
-		c.forget(route, u)
 	})
 	return conn, nil
 }

@@ -77,11 +77,12 @@ func (a *Account) Release() error {
 	if syscall.Flock(int(a.held.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
 		return nil // somebody else still uses it
 	}
-	// A process of the account may take a moment to go after its session was ended.
+	// A program without a terminal outlives its session, and the account can't go before it.
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	var last error
 	if err := Poll(ctx, "the account's processes to end", func() bool {
+		killAll(processesOf(a.Name))
 		last = run(ctx, "userdel", "--remove", a.Name)
 		_, err := user.Lookup(a.Name)
 		return err != nil

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -31,6 +32,28 @@ func descendants(pid int) []int {
 		all = append(all, next...)
 	}
 	return all
+}
+
+// processesOf lists the processes that run as a test account. The account
+// exists for tests only, so they are the tests' own.
+func processesOf(account string) []int {
+	found, err := user.Lookup(account)
+	if err != nil {
+		return nil
+	}
+	var pids []int
+	folders, _ := filepath.Glob("/proc/[0-9]*")
+	for _, folder := range folders {
+		info, err := os.Stat(folder)
+		if err != nil {
+			continue // it has ended meanwhile
+		}
+		owner, ok := info.Sys().(*syscall.Stat_t)
+		if pid, err := strconv.Atoi(filepath.Base(folder)); err == nil && ok && strconv.Itoa(int(owner.Uid)) == found.Uid {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }
 
 // parents reads a process's own and its parent's id from /proc/PID/stat. The

@@ -54,7 +54,8 @@ const (
 	CodeNumbers      = "numbers"        // session numbers have a gap or a repetition
 	CodeCheckpoint   = "checkpoint"     // the remembered checkpoint is not in the ledger
 	CodeNotRecorded  = "never-recorded" // a session that failed before its recording began
-	CodeDamaged      = "damaged"        // a file that the node set aside
+	CodeDamaged      = "damaged"        // a file that was set aside, by the node or by somebody else
+	CodeNotRecovered = "not-recovered"  // a recording failed, and the ledger does not have its head yet
 	CodeNotYetClosed = "not-closed"     // a recording has an end, the ledger has no close yet
 )
 
@@ -114,7 +115,7 @@ func verifyFile(path string, key ed25519.PublicKey, through func(io.Reader) io.R
 	defer f.Close()
 	r, err := VerifyReader(through(f), filepath.Base(path), key, nil)
 	if err == nil && r.Type == recorder.TypeRecording && r.Intact {
-		if name := strings.TrimSuffix(filepath.Base(path), ".rec"); name != r.Session && name != r.Session+".rec.damaged" {
+		if session, _ := sessionOf(filepath.Base(path)); session != r.Session {
 			r.add(Finding{Code: CodeName, Text: fmt.Sprintf("the file holds session %s: it was renamed", r.Session), Block: -1, Offset: -1})
 		}
 	}

@@ -1,12 +1,14 @@
 package replay
 
 import (
+	"cmp"
 	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -77,7 +79,7 @@ func VerifyDir(dir string, key ed25519.PublicKey, remembered *recorder.Checkpoin
 // opens meanwhile is not mistaken for one that was added.
 func VerifyNode(files NodeFiles) (NodeReport, error) {
 	n := NodeReport{Intact: true}
-	names, err := recordingNames(files.Recordings)
+	names, err := n.recordingNames(files.Recordings)
 	if err != nil {
 		return n, err
 	}
@@ -91,24 +93,35 @@ func VerifyNode(files NodeFiles) (NodeReport, error) {
 			return n, err
 		}
 		n.Recordings = append(n.Recordings, r)
-		n.Intact = n.Intact && r.Intact
 	}
 	l := ledgerView{sessions: map[string]*ledgerSession{}, remembered: files.Checkpoint}
 	if err := n.readLedger(files, &l, p); err != nil {
 		return n, err
 	}
-	n.compare(&l)
+	if err := n.compare(files, &l); err != nil {
+		return n, err
+	}
+	for _, r := range n.Recordings {
+		n.Intact = n.Intact && r.Intact
+	}
 	return n, nil
 }
 
-func recordingNames(dir string) ([]string, error) {
+// recordingFile is the name of a recording, or of one that the node set aside.
+var recordingFile = regexp.MustCompile(`^(.*)\.rec(\.damaged(\.[0-9]+)?)?$`)
+
+func (n *NodeReport) recordingNames(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
 	}
 	var names []string
 	for _, e := range entries {
-		if strings.HasSuffix(e.Name(), ".rec") || strings.HasSuffix(e.Name(), ".rec.damaged") {
+		switch {
+		case !recordingFile.MatchString(e.Name()):
+		case !e.Type().IsRegular():
+			n.add(Finding{File: e.Name(), Code: CodeFormat, Text: "it has the name of a recording, but it is no file", Block: -1, Offset: -1, Broken: true})
+		default:
 			names = append(names, e.Name())
 		}
 	}
@@ -123,11 +136,30 @@ type ledgerView struct {
 	events     []Finding
 }
 
+// ledgerSession is what the ledger says about one session.
 type ledgerSession struct {
 	number         int64
 	opened, closed bool
-	head           string
+	result         string // of session.close
+	bytes          int64  // that went through the session, as session.close has it
+	head           string // of session.close or recording.recovered; "" while unknown
+
+	// What the node found after a crash or a failure instead of a recording with a head.
+	missing bool
+	damaged string // SHA-256 in hex
 }
+
+// The events about sessions and their recordings; authz and the node write them.
+const (
+	opOpen      = "session.open"
+	opClose     = "session.close"
+	opRecovered = "recording.recovered" // a recording got its end when the node restarted
+	opDamaged   = "recording.damaged"   // it could not be closed and was set aside
+	opMissing   = "recording.missing"   // there was none
+
+	// resultFailed is the result of a session that could not be recorded (further).
+	resultFailed = "recording-failed"
+)
 
 // leaf is the part of an event that verification needs; authz.Event is the whole.
 type leaf struct {
@@ -140,10 +172,14 @@ type leaf struct {
 	Details json.RawMessage `json:"details"`
 }
 
-// sessionDetails are the details of session.open and session.close.
+// sessionDetails are the details of the events about sessions and their recordings.
 type sessionDetails struct {
-	Number json.Number `json:"number"` // dense per node
-	Head   string      `json:"head"`   // hex; empty when nothing was recorded
+	Number   json.Number `json:"number"` // dense per node
+	Head     string      `json:"head"`   // hex
+	Result   string      `json:"result"`
+	BytesIn  json.Number `json:"bytes_in"`
+	BytesOut json.Number `json:"bytes_out"`
+	SHA256   string      `json:"sha256"` // hex, of a file that was set aside
 }
 
 func (n *NodeReport) readLedger(files NodeFiles, l *ledgerView, p *progress) error {
@@ -219,7 +255,7 @@ func (l *ledgerView) entries(b *recorder.Block) error {
 			l.wrong(b, int64(e.Position), fmt.Sprintf("it calls itself entry %d", v.Sequence))
 		}
 		if err := l.session(v); err != nil {
-			l.wrong(b, int64(e.Position), "its details are not those of a session")
+			l.wrong(b, int64(e.Position), err.Error())
 		}
 	}
 }
@@ -229,13 +265,18 @@ func (l *ledgerView) wrong(b *recorder.Block, entry int64, text string) {
 }
 
 func (l *ledgerView) session(v leaf) error {
-	if v.Session == "" || (v.OpType != "session.open" && v.OpType != "session.close") {
+	switch v.OpType {
+	case opOpen, opClose, opRecovered, opDamaged, opMissing:
+	default:
+		return nil
+	}
+	if v.Session == "" {
 		return nil
 	}
 	var details sessionDetails
 	if len(v.Details) > 0 {
 		if err := json.Unmarshal(v.Details, &details); err != nil {
-			return err
+			return errors.New("its details are not those of a session")
 		}
 	}
 	s := l.sessions[v.Session]
@@ -243,74 +284,39 @@ func (l *ledgerView) session(v leaf) error {
 		s = &ledgerSession{}
 		l.sessions[v.Session] = s
 	}
-	if v.OpType == "session.close" {
-		s.closed, s.head = true, details.Head
-		return nil
-	}
-	if v.Result == "" || v.Result == "ok" {
-		s.opened = true
-		s.number, _ = details.Number.Int64()
+	return s.take(v, details)
+}
+
+// take adds one event to what is known of the session.
+func (s *ledgerSession) take(v leaf, d sessionDetails) error {
+	switch v.OpType {
+	case opOpen:
+		if v.Result == "" || v.Result == "ok" {
+			s.opened = true
+			s.number, _ = d.Number.Int64()
+		}
+	case opClose:
+		in, _ := d.BytesIn.Int64()
+		out, _ := d.BytesOut.Int64()
+		s.closed, s.result, s.bytes = true, d.Result, in+out
+		return s.name(d.Head)
+	case opRecovered:
+		return s.name(d.Head)
+	case opDamaged:
+		s.damaged = d.SHA256
+	case opMissing:
+		s.missing = true
 	}
 	return nil
 }
 
-// compare holds the recordings against the ledger.
-func (n *NodeReport) compare(l *ledgerView) {
-	if !n.Ledger.Intact {
-		return // what it says about files can't be trusted to be all
+// name takes the head of the session's recording; there can't be two.
+func (s *ledgerSession) name(head string) error {
+	if s.head != "" && head != "" && head != s.head {
+		return errors.New("it names another head of the session's recording than an earlier entry")
 	}
-	seen := map[string]bool{}
-	for _, r := range n.Recordings {
-		session, set := sessionOf(r.File)
-		seen[session] = true
-		n.compareOne(r, session, set, l.sessions[session])
-	}
-	var numbers []int64
-	for _, session := range sortedKeys(l.sessions) {
-		s := l.sessions[session]
-		if s.opened {
-			numbers = append(numbers, s.number)
-		}
-		if seen[session] || !s.opened {
-			continue
-		}
-		f := Finding{File: session + ".rec", Code: CodeMissing, Text: "the ledger has this session, but its recording is not there", Block: -1, Offset: -1, Broken: true}
-		if s.closed && s.head == "" {
-			f.Code, f.Broken = CodeNotRecorded, false
-			f.Text = "there is no recording; the ledger says that the session ended before one was made"
-		}
-		n.add(f)
-	}
-	n.dense(numbers)
-}
-
-func sessionOf(name string) (session string, setAside bool) {
-	name, setAside = strings.CutSuffix(name, ".damaged")
-	return strings.TrimSuffix(name, ".rec"), setAside
-}
-
-func (n *NodeReport) compareOne(r Report, session string, setAside bool, s *ledgerSession) {
-	add := func(code, text string, broken bool) {
-		n.add(Finding{File: r.File, Code: code, Text: text, Block: -1, Offset: -1, Broken: broken})
-	}
-	if r.Node != "" && n.Node != "" && r.Node != n.Node {
-		add(CodeName, fmt.Sprintf("the recording is of node %s, the ledger of node %s", r.Node, n.Node), true)
-	}
-	if r.Intact && r.Session != session {
-		add(CodeName, fmt.Sprintf("the file holds session %s", r.Session), true)
-	}
-	switch {
-	case setAside:
-		add(CodeDamaged, "the node found this recording damaged after a crash and set it aside", false)
-	case s == nil || !s.opened:
-		add(CodeExtra, "the ledger does not have this session: the file was added, or its session never began", true)
-	case s.closed && !r.Complete:
-		add(CodeClosed, "the ledger has the session closed, but the recording has no signed end: it was cut", s.head != "")
-	case s.closed && s.head != "" && s.head != r.Head:
-		add(CodeHead, "the recording's head is not the one that the ledger names: one of them was replaced", true)
-	case !s.closed && r.Complete:
-		add(CodeNotYetClosed, "the recording has ended, but the ledger does not have the session's close yet", false)
-	}
+	s.head = cmp.Or(s.head, head)
+	return nil
 }
 
 // dense checks that the node's session numbers are 1, 2, 3 and so on.

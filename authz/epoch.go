@@ -43,8 +43,9 @@ func loadCurrentEpoch(tx database.Tx, project string, now time.Time) (Epoch, err
 		ORDER BY created_at DESC, expires_at DESC, id DESC LIMIT 1`, column(project), milliseconds(now)))
 }
 
-// AddEpoch makes an epoch key the one that new sessions are sealed to. An administrator or an
-// auditor may do it, an auditor of the project too.
+// AddEpoch makes an epoch key the one that new sessions are sealed to. An auditor may do it, or an
+// auditor of the project; an administrator may give a project its first, and never replace one:
+// what is recorded would be sealed to the administrator alone.
 func (a *Authority) AddEpoch(ctx context.Context, by Actor, e Epoch) error {
 	event := Event{OpType: "epoch.add", ResourceType: "epoch", ResourceID: e.ID}
 	if e.ID == "" {
@@ -60,7 +61,15 @@ func (a *Authority) AddEpoch(ctx context.Context, by Actor, e Epoch) error {
 			return err
 		}
 		if !has.Has(PermAudit) {
-			if _, err := w.need("add epoch keys", SiteAdmin, SiteAuditor); err != nil {
+			what, roles := "add epoch keys", []SiteRole{SiteAdmin, SiteAuditor}
+			var epochs int64
+			if err := w.tx.QueryRow("SELECT COUNT(*) FROM epochs WHERE project = $1", column(e.Project)).Scan(&epochs); err != nil {
+				return err
+			}
+			if epochs > 0 {
+				what, roles = "add epoch keys to a project that has one", roles[1:]
+			}
+			if _, err := w.need(what, roles...); err != nil {
 				return err
 			}
 		}

@@ -158,7 +158,7 @@ func TestSessionIsNotOpenedAfterTheEnd(t *testing.T) {
 	})
 }
 
-func TestEpochs(t *testing.T) {
+func TestPromise5_Epochs(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
 		ctx := t.Context()
 		next := Epoch{ID: "genomics/2027Q1", Project: "genomics", Recipient: recipient, Strict: strictOne, ExpiresAt: start.AddDate(0, 0, 1)}
@@ -175,6 +175,15 @@ func TestEpochs(t *testing.T) {
 			}
 		}
 		w.clock.advance(time.Second)
+		// An administrator gives a project its first key, and can never make one's own the one that all is sealed to.
+		w.refused(w.AddEpoch(ctx, w.as("adam"), next), "role.missing")
+		w.ok(w.AddProject(ctx, w.as("adam"), Project{Name: "fresh", Title: "Fresh"}))
+		first := next
+		first.ID, first.Project = "fresh/2027Q1", "fresh"
+		w.refused(w.AddEpoch(ctx, w.as("sara"), first), "role.missing")
+		w.ok(w.AddEpoch(ctx, w.as("adam"), first))
+		first.ID = "fresh/2027Q2"
+		w.refused(w.AddEpoch(ctx, w.as("adam"), first), "role.missing")
 		w.ok(w.AddEpoch(ctx, w.as("odin"), next))
 		w.refused(w.AddEpoch(ctx, w.as("odin"), next), "epoch.exists")
 		if e, err := w.CurrentEpoch(ctx, "genomics"); err != nil || e.ID != next.ID {

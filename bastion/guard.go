@@ -10,18 +10,24 @@ import (
 	"time"
 )
 
+// loginsPerPerson is how many connections of one person may wait for their
+// second factor at once. They wait apart from the strangers, so that who holds
+// one stolen key can't keep everybody out.
+const loginsPerPerson = 5
+
 // guard bounds what strangers can take before they are known: places in all
-// and per source. A place is given back at login or at the end.
+// and per source. A place is given back when a key is verified or at the end.
 type guard struct {
 	most, perSource int
 
 	mu      sync.Mutex // guards the rest
 	taken   int
 	sources map[netip.Prefix]int
+	people  map[string]int
 }
 
 func newGuard(l Limits) *guard {
-	return &guard{most: l.Unauthenticated, perSource: l.UnauthenticatedPerSource, sources: map[netip.Prefix]int{}}
+	return &guard{most: l.Unauthenticated, perSource: l.UnauthenticatedPerSource, sources: map[netip.Prefix]int{}, people: map[string]int{}}
 }
 
 // sourceOf is what counts as one source: an IPv4 address or an IPv6 /64.
@@ -48,17 +54,31 @@ func (g *guard) admit(addr netip.Addr) (release func(), ok bool) {
 	}
 	g.taken++
 	g.sources[source]++
-	var once sync.Once
-	return func() {
-		once.Do(func() {
-			g.mu.Lock()
-			defer g.mu.Unlock()
-			g.taken--
-			if g.sources[source]--; g.sources[source] == 0 {
-				delete(g.sources, source)
-			}
-		})
-	}, true
+	return sync.OnceFunc(func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.taken--
+		if g.sources[source]--; g.sources[source] == 0 {
+			delete(g.sources, source)
+		}
+	}), true
+}
+
+// person takes one of a person's places after their key was verified.
+func (g *guard) person(name string) (release func(), ok bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.people[name] >= loginsPerPerson {
+		return nil, false
+	}
+	g.people[name]++
+	return sync.OnceFunc(func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if g.people[name]--; g.people[name] == 0 {
+			delete(g.people, name)
+		}
+	}), true
 }
 
 // errBudget ends a connection that sends too much before it is known.

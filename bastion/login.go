@@ -32,6 +32,7 @@ type login struct {
 	id     string // C-…
 	remote netip.AddrPort
 	log    *slog.Logger
+	place  func() // gives the place among the strangers, later the person's, back
 
 	// proven is set by a verified signature and by nothing else.
 	proven *proven
@@ -68,8 +69,8 @@ type (
 	invitedExtra  struct{}
 )
 
-func newLogin(s *Server, c *guardedConn, id string) *login {
-	l := &login{server: s, conn: c, id: id, log: s.config.Log.With("connection", id)}
+func newLogin(s *Server, c *guardedConn, id string, place func()) *login {
+	l := &login{server: s, conn: c, id: id, place: place, log: s.config.Log.With("connection", id)}
 	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
 		ap := a.AddrPort()
 		l.remote = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
@@ -195,6 +196,13 @@ func (l *login) verified(meta ssh.ConnMetadata, key ssh.PublicKey, _ *ssh.Permis
 	if refusal != nil {
 		return nil, l.turnAway(refusal)
 	}
+	place, ok := l.server.guard.person(a.user)
+	if !ok {
+		return nil, l.turnAway(l.server.authority.Refuse(l.conn.ctx, loginEvent(l.partial(meta), "login.refused"), "login.many",
+			fmt.Sprintf("%d other logins of yours still wait for their code.", loginsPerPerson), ""))
+	}
+	l.place()
+	l.place = place
 	return nil, &ssh.PartialSuccessError{Next: ssh.ServerAuthCallbacks{KeyboardInteractiveCallback: l.factor}}
 }
 

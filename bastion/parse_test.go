@@ -131,6 +131,32 @@ func TestGuardCountsPlaces(t *testing.T) {
 	}
 }
 
+func TestGuardCountsAPersonsWaitingLogins(t *testing.T) {
+	g := newGuard(DefaultLimits())
+	var places []func()
+	for range loginsPerPerson {
+		release, ok := g.person("alice")
+		if !ok {
+			t.Fatal("refused within the limit")
+		}
+		places = append(places, release)
+	}
+	if _, ok := g.person("alice"); ok {
+		t.Error("one more than the limit waits")
+	}
+	if _, ok := g.person("bob"); !ok {
+		t.Error("another person has to wait for alice")
+	}
+	places[0]()
+	places[0]()
+	if _, ok := g.person("alice"); !ok {
+		t.Error("a place that was given back was not given out")
+	}
+	if _, ok := g.person("alice"); ok {
+		t.Error("one place was given out twice")
+	}
+}
+
 func TestVariablesThatPass(t *testing.T) {
 	for _, v := range []variable{{"LANG", "de_DE.UTF-8"}, {"LC_ALL", "C"}, {"LANGUAGE", "de:en"}} {
 		if !allowedVariable(v) {

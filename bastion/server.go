@@ -289,17 +289,17 @@ func (s *Server) serveConn(ctx context.Context, nc net.Conn) {
 		s.strangers.count(addr, "full")
 		return
 	}
-	defer release()
 	conn := newGuardedConn(ctx, nc, s.config.Limits.PreAuthBytes)
 	defer conn.gone(nil)
-	l := newLogin(s, conn, newID("C"))
+	l := newLogin(s, conn, newID("C"), release)
+	defer func() { l.place() }()
 	sc, channels, requests, err := l.handshake()
 	if err != nil {
 		s.loginFailed(ctx, l, addr, err)
 		return
 	}
 	defer sc.Close()
-	release()
+	l.place()
 	if err := conn.known(); err != nil {
 		return
 	}

@@ -185,8 +185,8 @@ func (r *Recorder) register(rec *Recording) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.err != nil || r.closed {
-		rec.file.Close()
-		return errors.Join(r.err, ErrClosed)
+		// Nothing is in it yet.
+		return errors.Join(r.err, ErrClosed, rec.file.Close(), os.Remove(r.Path(rec.session)))
 	}
 	r.open[rec.session] = rec
 	return nil

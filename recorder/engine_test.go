@@ -191,7 +191,7 @@ func TestPromise3_AnyWriteErrorIsFinal(t *testing.T) {
 			}
 			// The file is kept, and a restart closes it.
 			again := open(t, Options{Dir: o.Dir, Node: o.Node, Signer: o.Signer})
-			results, err := again.Recover(t.Context())
+			results, err := again.Recover(t.Context(), []string{"S-1"})
 			must(t, err)
 			if results["S-1"].Reason != ReasonCrashed {
 				t.Errorf("recovered %+v", results)
@@ -359,11 +359,11 @@ func TestRecoverAfterAnyCut(t *testing.T) {
 		must(t, os.WriteFile(path, whole[:cut], 0o600))
 		again, err := Open(Options{Dir: dir, Node: o.Node, Signer: o.Signer})
 		must(t, err)
-		results, err := again.Recover(t.Context())
+		results, err := again.Recover(t.Context(), []string{"S-1"})
 		must(t, err)
 		if cut < headerEnd {
-			kept := readFile(t, path+damagedSuffix)
-			if results["S-1"].Reason != ReasonDamaged || !bytes.Equal(kept, whole[:cut]) {
+			kept := readFile(t, path+tornSuffix)
+			if results["S-1"].Reason != ReasonMissing || !bytes.Equal(kept, whole[:cut]) {
 				t.Fatalf("cut at %d: %+v", cut, results)
 			}
 			continue
@@ -375,7 +375,7 @@ func TestRecoverAfterAnyCut(t *testing.T) {
 		if p.end.Torn > 0 && int64(len(readFile(t, path+tornSuffix))) != p.end.Torn {
 			t.Fatalf("cut at %d: the torn tail was not kept", cut)
 		}
-		if second, err := again.Recover(t.Context()); err != nil || len(second) != 0 {
+		if second, err := again.Recover(t.Context(), []string{"S-1"}); err != nil || second["S-1"] != results["S-1"] {
 			t.Fatalf("recovered twice: %v %v", second, err)
 		}
 	}
@@ -395,7 +395,7 @@ func TestRecoverSetsAsideWhatIsNotATornTail(t *testing.T) {
 	must(t, err)
 	data[1<<20] ^= 1 // 39 MiB before the end: no crash does that
 	must(t, os.WriteFile(r.Path("S-1"), data, 0o600))
-	results, err := r.Recover(t.Context())
+	results, err := r.Recover(t.Context(), []string{"S-1"})
 	must(t, err)
 	if results["S-1"].Reason != ReasonDamaged {
 		t.Errorf("%+v", results)

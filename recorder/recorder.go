@@ -117,7 +117,21 @@ type Result struct {
 const (
 	ReasonCrashed = "crashed" // the signed end was written after a crash
 	ReasonDamaged = "damaged" // the file could not be closed and was set aside
+	ReasonMissing = "missing" // there is no file, or not even its header became durable
 )
+
+// Recovered says how a recording rests after a crash.
+type Recovered struct {
+	Result             // Head is "" when the recording is damaged or missing
+	Ended    time.Time // of the signed end; zero without one
+	BytesIn  int64     // as End.BytesIn; -1 after a crash
+	BytesOut int64     // as End.BytesOut; -1 after a crash
+
+	// SHA256 (hex) and Size (bytes) are those of the file that was set aside
+	// as damaged, so that it can be told from another later.
+	SHA256 string
+	Size   int64
+}
 
 // Options are what a Recorder is made from.
 type Options struct {

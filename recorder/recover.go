@@ -2,15 +2,16 @@ package recorder
 
 import (
 	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
-
-	"crypto/ed25519"
 )
 
 const (
@@ -18,90 +19,182 @@ const (
 	tornSuffix    = ".torn"    // what a crash left after the last whole group
 )
 
-// errDamaged marks a recording that must not be touched further.
-var errDamaged = errors.New("damaged")
+var (
+	// errDamaged marks a recording that must not be touched further.
+	errDamaged = errors.New("damaged")
+	// errUnbegun marks a file that ends inside its header.
+	errUnbegun = errors.New("it ends inside its header")
+)
 
-// Recover closes recordings that a crash left open: it cuts a torn tail, appends a signed end
-// "crashed" and returns them by session. Call it once, before Start.
+// Recover closes the recordings that a crash left open and says how each of
+// the given sessions' recordings rests. No other is opened.
 //
-// The cut bytes are kept beside the recording (.torn): nothing that was ever
-// acknowledged is among them, but nothing is destroyed either. A recording
-// that has no readable header, or is damaged further back than the last
-// commit can reach, is renamed (.damaged), reported with that reason, and
-// left as evidence.
-func (r *Recorder) Recover(ctx context.Context) (map[string]Result, error) {
-	entries, err := os.ReadDir(r.o.Dir)
-	if err != nil {
-		return nil, fmt.Errorf("recover recordings: %w", err)
-	}
-	results := map[string]Result{}
-	for _, e := range entries {
-		session, ok := strings.CutSuffix(e.Name(), recordingSuffix)
-		if !ok || !e.Type().IsRegular() {
-			continue
-		}
+// A recording without an end is cut to its last whole group and gets a signed
+// end "crashed"; one that has ended is only read. A recording that is changed
+// before its end, or further back than the last commit can reach, is renamed
+// (.damaged) and left as evidence. A session without any recording has the
+// reason "missing", and so has one whose header did not become durable.
+//
+// Whatever is cut off or renamed is kept beside the recording under a name
+// that was free. Recover may be called again for the same sessions, say after
+// a crash in between, and has the same answers.
+func (r *Recorder) Recover(ctx context.Context, sessions []string) (map[string]Recovered, error) {
+	found := map[string]Recovered{}
+	for _, session := range sessions {
 		if err := ctx.Err(); err != nil {
-			return results, err
+			return found, err
 		}
-		result, open, err := r.recoverFile(session)
-		if errors.Is(err, errDamaged) {
-			r.o.Log.Error("a recording is damaged and was set aside", "session", session, "error", err)
-			if err := r.setAside(session); err != nil {
-				return results, err
-			}
-			result, open, err = Result{Reason: ReasonDamaged}, true, nil
+		one, err := r.recoverOne(session)
+		if err != nil {
+			return found, fmt.Errorf("recover recording %s: %w", session, err)
+		}
+		found[session] = one
+	}
+	if len(sessions) == 0 {
+		return found, nil
+	}
+	// The names of files that a crash left may not be durable yet.
+	return found, syncDir(r.o.Dir)
+}
+
+func (r *Recorder) recoverOne(session string) (Recovered, error) {
+	if !sessionName.MatchString(session) {
+		return Recovered{}, errors.New("that can't be the name of a session")
+	}
+	r.mu.Lock()
+	_, live := r.open[session]
+	r.mu.Unlock()
+	if live {
+		return Recovered{}, errors.New("it is still being recorded")
+	}
+	one, err := r.closeFile(session)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return r.withoutFile(session)
+	case errors.Is(err, errUnbegun):
+		r.o.Log.Warn("a recording had not begun when the node crashed", "session", session)
+		if _, err := moveAside(r.Path(session), tornSuffix); err != nil {
+			return Recovered{}, err
+		}
+		return r.withoutFile(session)
+	case errors.Is(err, errDamaged):
+		r.o.Log.Error("a recording is damaged and was set aside", "session", session, "error", err)
+		path, err := moveAside(r.Path(session), damagedSuffix)
+		if err != nil {
+			return Recovered{}, err
+		}
+		return damaged(path)
+	}
+	return one, err
+}
+
+// withoutFile is the answer when there is no recording of that name: one that
+// was set aside before, or none.
+func (r *Recorder) withoutFile(session string) (Recovered, error) {
+	last := ""
+	for n := 0; ; n++ {
+		path := numbered(r.Path(session)+damagedSuffix, n)
+		_, err := os.Lstat(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			break
 		}
 		if err != nil {
-			return results, fmt.Errorf("recover recording %s: %w", session, err)
+			return Recovered{}, err
 		}
-		if open {
-			results[session] = result
-		}
+		last = path
 	}
-	return results, nil
+	if last == "" {
+		return Recovered{Result: Result{Reason: ReasonMissing}}, nil
+	}
+	return damaged(last)
 }
 
-func (r *Recorder) setAside(session string) error {
-	if err := os.Rename(r.Path(session), r.Path(session)+damagedSuffix); err != nil {
-		return fmt.Errorf("set a damaged recording aside: %w", err)
+// damaged describes a file that was set aside.
+func damaged(path string) (Recovered, error) {
+	one := Recovered{Result: Result{Reason: ReasonDamaged}}
+	info, err := os.Lstat(path)
+	if err != nil || !info.Mode().IsRegular() {
+		return one, err
 	}
-	return syncDir(r.o.Dir)
-}
-
-// recoverFile closes one recording; open is false when it had an end already.
-func (r *Recorder) recoverFile(session string) (result Result, open bool, err error) {
-	f, err := os.OpenFile(r.Path(session), os.O_RDWR, 0)
+	f, err := os.Open(path)
 	if err != nil {
-		return result, false, err
+		return one, err
+	}
+	defer f.Close()
+	sum := sha256.New()
+	one.Size, err = io.Copy(sum, f)
+	one.SHA256 = hex.EncodeToString(sum.Sum(nil))
+	return one, err
+}
+
+// closeFile gives the recording an end unless it has one.
+func (r *Recorder) closeFile(session string) (Recovered, error) {
+	path := r.Path(session)
+	info, err := os.Lstat(path)
+	if err != nil {
+		return Recovered{}, err
+	}
+	if !info.Mode().IsRegular() {
+		return Recovered{}, fmt.Errorf("%w: it is no file", errDamaged)
+	}
+	state, err := r.scanFile(path)
+	if err != nil {
+		return Recovered{}, err
+	}
+	if state.header.Session != session {
+		return Recovered{}, fmt.Errorf("%w: the file of %s holds session %q", errDamaged, session, state.header.Session)
+	}
+	if end := state.end; end != nil {
+		return Recovered{Result: Result{Reason: end.Reason, Blocks: state.sequence, Head: hex.EncodeToString(state.head[:])},
+			Ended: end.Time, BytesIn: end.BytesIn, BytesOut: end.BytesOut}, nil
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return Recovered{}, err
+	}
+	defer f.Close()
+	return r.writeEnd(f, state)
+}
+
+// scanFile reads a recording without being able to write it.
+func (r *Recorder) scanFile(path string) (prefix, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return prefix{}, err
 	}
 	defer f.Close()
 	state, err := scanPrefix(f, r.o.Signer.Public().(ed25519.PublicKey))
-	if err != nil || state.ended {
-		return result, false, err
+	if err != nil || state.end == nil {
+		return state, err
 	}
-	if state.header.Session != session {
-		return result, true, fmt.Errorf("%w: the file of %s holds session %q", errDamaged, session, state.header.Session)
-	}
+	// Its head goes to the ledger now, so it must not be lost to a failure of power later.
+	return state, diskFile{f}.Sync()
+}
+
+// writeEnd cuts what was torn off and appends the signed end.
+func (r *Recorder) writeEnd(f *os.File, state prefix) (Recovered, error) {
 	torn, err := r.cutTail(f, state)
 	if err != nil {
-		return result, true, err
+		return Recovered{}, err
 	}
 	c := newChain(r.o.Signer)
 	c.sequence, c.head = state.sequence, state.head
-	end, err := json.Marshal(End{Reason: ReasonCrashed, Frames: uint64(state.next) - 1, Blocks: c.sequence + 1,
-		Time: r.o.Clock().UTC(), BytesIn: -1, BytesOut: -1, Torn: torn})
+	end := End{Reason: ReasonCrashed, Frames: uint64(state.next) - 1, Blocks: c.sequence + 1,
+		Time: r.o.Clock().UTC(), BytesIn: -1, BytesOut: -1, Torn: torn}
+	payload, err := json.Marshal(end)
 	if err != nil {
-		return result, true, err
+		return Recovered{}, err
 	}
 	out := diskFile{f}
-	if err := writeAll(out, c.append(nil, BlockInfo{Type: BlockEnd, Time: r.o.Clock()}, end, nil)); err != nil {
-		return result, true, err
+	if err := writeAll(out, c.append(nil, BlockInfo{Type: BlockEnd, Time: end.Time}, payload, nil)); err != nil {
+		return Recovered{}, err
 	}
 	if err := out.Sync(); err != nil {
-		return result, true, err
+		return Recovered{}, err
 	}
-	r.o.Log.Warn("closed a recording after a crash", "session", session, "frames", uint64(state.next)-1, "torn_bytes", torn)
-	return Result{Reason: ReasonCrashed, Blocks: c.sequence, Head: c.headHex()}, true, nil
+	r.o.Log.Warn("closed a recording after a crash", "session", state.header.Session, "frames", end.Frames, "torn_bytes", torn)
+	return Recovered{Result: Result{Reason: ReasonCrashed, Blocks: c.sequence, Head: c.headHex()},
+		Ended: end.Time, BytesIn: -1, BytesOut: -1}, nil
 }
 
 // cutTail sets aside what follows the last whole group. Only the last commit
@@ -134,7 +227,7 @@ func keepTail(f *os.File, offset int64, path string) error {
 	if _, err := f.Seek(offset, io.SeekStart); err != nil {
 		return err
 	}
-	t, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	t, err := createNumbered(path)
 	if err != nil {
 		return err
 	}
@@ -143,9 +236,46 @@ func keepTail(f *os.File, offset int64, path string) error {
 		err = t.Sync()
 	}
 	if err = errors.Join(err, t.Close()); err != nil {
-		return err
+		return errors.Join(err, os.Remove(t.Name())) // half a copy is none; the original is still whole
 	}
 	return syncDir(filepath.Dir(path))
+}
+
+// numbered is the n-th name for what is kept: path, path.1, path.2 and so on.
+func numbered(path string, n int) string {
+	if n == 0 {
+		return path
+	}
+	return fmt.Sprintf("%s.%d", path, n)
+}
+
+// createNumbered makes a file under the first name that is free.
+func createNumbered(path string) (*os.File, error) {
+	for n := 0; ; n++ {
+		f, err := os.OpenFile(numbered(path, n), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if !errors.Is(err, fs.ErrExist) {
+			return f, err
+		}
+	}
+}
+
+// moveAside gives a file the first name with suffix that is free. Nobody else
+// makes files here: the ledger's lock keeps a second node out.
+func moveAside(path, suffix string) (string, error) {
+	for n := 0; ; n++ {
+		aside := numbered(path+suffix, n)
+		_, err := os.Lstat(aside)
+		if err == nil {
+			continue
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return "", err
+		}
+		if err := os.Rename(path, aside); err != nil {
+			return "", fmt.Errorf("set a file aside: %w", err)
+		}
+		return aside, syncDir(filepath.Dir(path))
+	}
 }
 
 // prefix is the part of a recording that can be trusted after a crash.
@@ -155,20 +285,16 @@ type prefix struct {
 	sequence uint64
 	head     [32]byte
 	next     Position
-	ended    bool
+	end      *End // nil: there is no signed end
 }
 
 // scanPrefix reads whole groups with valid signatures.
-func scanPrefix(f *os.File, key ed25519.PublicKey) (prefix, error) {
+func scanPrefix(f io.Reader, key ed25519.PublicKey) (prefix, error) {
 	var s prefix
 	b, err := NewBlockReader(f)
-	var format *FormatError
 	for err == nil {
 		var k *Block
-		if k, err = b.Next(); err != nil {
-			break
-		}
-		if !k.SignedBy(key) {
+		if k, err = b.Next(); err != nil || !k.SignedBy(key) {
 			break
 		}
 		switch k.Type {
@@ -177,20 +303,29 @@ func scanPrefix(f *os.File, key ed25519.PublicKey) (prefix, error) {
 				return s, fmt.Errorf("%w: %w", errDamaged, err)
 			}
 		case BlockEnd:
-			s.ended = true
+			end, err := ParseEnd(k.Payload)
+			if err != nil {
+				return s, fmt.Errorf("%w: %w", errDamaged, err)
+			}
+			s.end = &end
 		}
 		if !b.MidGroup() {
 			s.offset, s.sequence, s.head, s.next = b.Offset(), b.Sequence(), b.Chain(), b.NextFrame()
 		}
 	}
+	var format *FormatError
 	if err != nil && !errors.Is(err, io.EOF) && !errors.As(err, &format) {
 		return s, err
 	}
-	if s.ended && format != nil {
+	switch {
+	case s.end != nil && format != nil:
+		return s, fmt.Errorf("%w: %w", errDamaged, format)
+	case s.sequence >= 2:
+		return s, nil
+	case errors.Is(err, io.EOF), format != nil && format.Cut:
+		return s, errUnbegun
+	case format != nil:
 		return s, fmt.Errorf("%w: %w", errDamaged, format)
 	}
-	if s.sequence < 2 {
-		return s, fmt.Errorf("%w: it ends inside its header", errDamaged)
-	}
-	return s, nil
+	return s, fmt.Errorf("%w: its header is not signed by this node", errDamaged)
 }

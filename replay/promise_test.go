@@ -341,7 +341,7 @@ func TestPromise3_CrashKeepsWhatWasAcknowledged(t *testing.T) {
 	n.finish(t, rec, "S-1")
 	crashed, err := recorder.Open(recorder.Options{Dir: filepath.Dir(path), Node: "N-test", Signer: n.signer})
 	must(t, err)
-	_, err = crashed.Recover(t.Context())
+	_, err = crashed.Recover(t.Context(), []string{"S-1"})
 	must(t, err)
 	r, err := Verify(path, n.key)
 	must(t, err)

@@ -164,30 +164,6 @@ func (n *Node) openStores(ctx context.Context) (*keys, error) {
 	return k, nil
 }
 
-// closeCrashed ends, in recordings and database, the sessions that a crash left open.
-func (n *Node) closeCrashed(ctx context.Context) error {
-	recovered, err := n.Recorder.Recover(ctx)
-	if err != nil {
-		return fmt.Errorf("recover recordings: %w", err)
-	}
-	open, err := n.Authority.UnclosedSessions(ctx)
-	if err != nil {
-		return fmt.Errorf("find sessions that a crash left open: %w", err)
-	}
-	for _, s := range open {
-		s.Result = "crashed"
-		s.EndedAt = n.options.Clock().UTC()
-		if r, ok := recovered[s.ID]; ok {
-			s.Head = r.Head
-		}
-		if err := n.Authority.CloseSession(ctx, s); err != nil {
-			return fmt.Errorf("close session %s after a crash: %w", s.ID, err)
-		}
-		n.options.Log.Warn("a crash had left a session open", "session", s.ID, "user", s.User)
-	}
-	return nil
-}
-
 // bind takes every address, so that a node that cannot have one says so before it serves anyone.
 func (n *Node) bind() error {
 	c := n.config

@@ -103,11 +103,10 @@ func (r *Recorder) Path(session string) string {
 }
 
 // Start begins the recording of a session; its header is durable when Start
-// returns. The recording does not depend on ctx afterwards.
-func (r *Recorder) Start(ctx context.Context, m Meta, k Keys) (*Recording, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
+// returns. The end of ctx does not interrupt it: the ledger has the session by
+// now, so there has to be a recording with an end, even of a client that has
+// just left. Options.FailAfter bounds how long it takes.
+func (r *Recorder) Start(_ context.Context, m Meta, k Keys) (*Recording, error) {
 	if err := r.Ready(); err != nil {
 		return nil, err
 	}
@@ -135,9 +134,6 @@ func (r *Recorder) Start(ctx context.Context, m Meta, k Keys) (*Recording, error
 		return rec, nil
 	case <-rec.done:
 		return nil, rec.Err()
-	case <-ctx.Done():
-		rec.abandon("canceled")
-		return nil, ctx.Err()
 	}
 }
 

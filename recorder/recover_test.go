@@ -213,3 +213,20 @@ func TestRecoverTellsTheHeadOfWhatHadEnded(t *testing.T) {
 		t.Errorf("%+v, then %+v", first, again)
 	}
 }
+
+// TestStartIsNotInterrupted has the client leave while its recording begins:
+// the session is in the ledger by then, so there must be a recording with an end.
+func TestStartIsNotInterrupted(t *testing.T) {
+	o := testOptions(t)
+	r, keys := open(t, o), testKeys(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	rec, err := r.Start(ctx, testMeta("S-1", false), keys.Keys())
+	must(t, err)
+	result, err := rec.Close(patience(t), "client-gone")
+	must(t, err)
+	got := readBack(t, readFile(t, r.Path("S-1")), keys, publicKey(o))
+	if got.err != nil || got.end == nil || got.end.Reason != "client-gone" || len(result.Head) != 64 {
+		t.Errorf("%+v", got)
+	}
+}

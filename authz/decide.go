@@ -27,6 +27,7 @@ type snapshot struct {
 // grant is what an approved request allows.
 type grant struct {
 	id, user, project, server string
+	account                   string // that was voted on
 	state                     string
 	from, until               time.Time
 	usesLeft                  int64
@@ -288,7 +289,8 @@ func (s *snapshot) lacking(ask Ask) Decision {
 func decideGrant(ask Ask, s *snapshot, m Membership) Decision {
 	server, _ := s.server(ask.Server)
 	g := s.grant
-	if g != nil && g.user == ask.Identity.User && g.project == m.Project && g.server == server.Name && g.live(s.now, ask.Session) {
+	if g != nil && g.user == ask.Identity.User && g.project == m.Project && g.server == server.Name && g.account == m.Account &&
+		g.live(s.now, ask.Session) {
 		d := s.allow(ask, m, "grant")
 		d.Obligations.Grant = g.id
 		d.Until = earliest(d.Until, g.until)

@@ -109,7 +109,7 @@ func TestMembershipWithoutApprovalIsPreferred(t *testing.T) {
 
 func TestRules(t *testing.T) {
 	grantOf := func(change func(*grant)) *grant {
-		g := &grant{id: "R-1", user: "alice", project: "genomics", server: "db1", state: requestApproved, usesLeft: 1,
+		g := &grant{id: "R-1", user: "alice", project: "genomics", server: "db1", account: "alice", state: requestApproved, usesLeft: 1,
 			from: start, until: start.Add(30 * time.Minute)}
 		change(g)
 		return g
@@ -172,6 +172,7 @@ func TestRules(t *testing.T) {
 		{"grant", RoleOperator, func(_ *Ask, s *snapshot) { s.grant = grantOf(func(*grant) {}) }, ""},
 		{"grant of another", RoleOperator, func(_ *Ask, s *snapshot) { s.grant = grantOf(func(g *grant) { g.user = "bob" }) }, "wait"},
 		{"grant for another server", RoleOperator, func(_ *Ask, s *snapshot) { s.grant = grantOf(func(g *grant) { g.server = "db2" }) }, "wait"},
+		{"grant for another account", RoleOperator, func(_ *Ask, s *snapshot) { s.grant = grantOf(func(g *grant) { g.account = "dbowner" }) }, "wait"},
 		{"grant over", RoleOperator, func(_ *Ask, s *snapshot) { s.grant = grantOf(func(g *grant) { g.until = start }) }, "wait"},
 		{"grant pending", RoleOperator, func(_ *Ask, s *snapshot) { s.grant = grantOf(func(g *grant) { g.state = requestPending }) }, "wait"},
 		{"grant used", RoleOperator, func(_ *Ask, s *snapshot) {
@@ -215,7 +216,7 @@ func TestUntilIsTheEarliestEnd(t *testing.T) {
 	s := openSnapshot(RoleOperator)
 	s.project.Training, s.user.TrainingUntil = true, start.Add(50*time.Minute)
 	s.project.Until = start.Add(40 * time.Minute)
-	s.grant = &grant{id: "R-1", user: "alice", project: "genomics", server: "db1", state: requestApproved, usesLeft: 1,
+	s.grant = &grant{id: "R-1", user: "alice", project: "genomics", server: "db1", account: "alice", state: requestApproved, usesLeft: 1,
 		from: start, until: start.Add(20 * time.Minute)}
 	for _, want := range []time.Duration{20, 40, 50, 60} {
 		d := decide(fullAsk(ActionShell), s)

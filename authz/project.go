@@ -427,6 +427,9 @@ func (a *Authority) changeServer(ctx context.Context, by Actor, opType, project,
 		if err != nil {
 			return err
 		}
+		if err := w.endRequests(project, name, "the server was changed or removed: "+reason); err != nil {
+			return err
+		}
 		details["reason"] = reason
 		return w.done(details)
 	})

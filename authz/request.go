@@ -202,15 +202,20 @@ type subject struct {
 	Project string      `json:"project"`
 	Server  string      `json:"server"`
 	Account string      `json:"account"`
+	Address string      `json:"address"`
+	HostKey string      `json:"host_key"`
+	HostCA  string      `json:"host_ca"`
 	Reason  string      `json:"reason"`
 	Uses    int         `json:"uses"`
 	Window  int64       `json:"window_seconds"`
 	Created time.Time   `json:"created"`
 }
 
-func (r *Request) digest() (string, error) {
-	text, err := canonicalJSON(subject{r.Kind, r.User, r.Project, r.Server, r.account, r.Reason, grantUses,
-		int64(r.window / time.Second), r.CreatedAt})
+// digest is that of a request for a session on what is now the server of that name; a change of the
+// server ends the request (see endRequests).
+func (r *Request) digest(to Route) (string, error) {
+	text, err := canonicalJSON(subject{r.Kind, r.User, r.Project, r.Server, r.account, to.Address, to.HostKey, to.HostCA,
+		r.Reason, grantUses, int64(r.window / time.Second), r.CreatedAt})
 	if err != nil {
 		return "", err
 	}
@@ -247,12 +252,12 @@ func (a *Authority) CreateRequest(ctx context.Context, by Actor, project, server
 		if err := w.checkQuorums(p, by.User); err != nil {
 			return err
 		}
-		if err := w.insertRequest(&r, p); err != nil {
+		if err := w.insertRequest(&r, p, d.Route); err != nil {
 			return err
 		}
 		w.event.ResourceType, w.event.ResourceID = "request", r.ID
 		if err := w.done(map[string]any{"number": r.Number, "kind": r.Kind, "server": r.Server, "account": r.account,
-			"reason": reason, "digest": r.Digest, "levels": p.Levels, "expires": r.ExpiresAt}); err != nil {
+			"address": d.Route.Address, "reason": reason, "digest": r.Digest, "levels": p.Levels, "expires": r.ExpiresAt}); err != nil {
 			return err
 		}
 		r, err = loadRequest(w.tx, r.ID, w.now)
@@ -343,7 +348,7 @@ func match(level int, people [][]string, votes map[string]int, seen map[string]b
 	return false
 }
 
-func (w *work) insertRequest(r *Request, p Project) error {
+func (w *work) insertRequest(r *Request, p Project, to Route) error {
 	var pending int64
 	err := w.tx.QueryRow("SELECT COUNT(*) FROM requests WHERE user_name = $1 AND state = 'pending' AND expires_at > $2",
 		r.User, milliseconds(w.now)).Scan(&pending)
@@ -356,7 +361,7 @@ func (w *work) insertRequest(r *Request, p Project) error {
 	if r.ID, err = w.a.newID("R-", w.now); err != nil {
 		return err
 	}
-	if r.Digest, err = r.digest(); err != nil {
+	if r.Digest, err = r.digest(to); err != nil {
 		return err
 	}
 	levels, err := json.Marshal(p.Levels)
@@ -468,6 +473,35 @@ func (a *Authority) CancelRequest(ctx context.Context, by Actor, id, reason stri
 		return Request{}, err
 	}
 	return r, nil
+}
+
+// endRequests ends what waits or is granted for a server that is no longer the one that was asked
+// for and voted on. Sessions that run are none of its business.
+func (w *work) endRequests(project, server, reason string) error {
+	type ended struct {
+		id     string
+		number int64
+	}
+	var all []ended
+	err := w.tx.Each(func(row database.Scanner) error {
+		var e ended
+		err := row.Scan(&e.id, &e.number)
+		all = append(all, e)
+		return err
+	}, `UPDATE requests SET state = 'cancelled', uses_left = 0, version = version + 1
+		WHERE project = $1 AND server = $2 AND state IN ('pending', 'approved') RETURNING id, number`, project, server)
+	if err != nil {
+		return err
+	}
+	for _, e := range all {
+		event := w.event
+		event.OpType, event.ResourceType, event.ResourceID = "request.cancel", "request", e.id
+		event.Details = map[string]any{"number": e.number, "server": server, "reason": reason}
+		if _, err := w.recordEvent(event); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Request returns one request that the actor may see.

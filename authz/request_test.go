@@ -293,3 +293,58 @@ func TestFirstShortLevel(t *testing.T) {
 		}
 	}
 }
+
+// What was voted on is one account on one server with one address and pin.
+func TestPromise7_GrantOpensWhatWasVotedOn(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		ctx := t.Context()
+		w.ok(w.AddServer(ctx, w.as("adam"), Server{Project: "genomics", Name: "db2", Address: "db2.test:22", HostCA: someCA}))
+		request := func(server string) Request {
+			r, err := w.CreateRequest(ctx, w.as("olga"), "genomics", server, goodReason)
+			w.ok(err)
+			for _, by := range []string{"mia", "sara"} {
+				r, err = w.Vote(ctx, w.voting(by), r.ID, true, "", "")
+				w.ok(err)
+			}
+			return r
+		}
+		granted := request("db1")
+		waiting, err := w.CreateRequest(ctx, w.as("olga"), "genomics", "db1", goodReason+" again")
+		w.ok(err)
+		other := request("db2")
+
+		// The pin of db1 changes.
+		w.ok(w.SetServerHostKey(ctx, w.as("adam"), "genomics", "db1", keyLine("new"), "", "reinstalled"))
+		for id, want := range map[string]string{granted.ID: requestCancelled, waiting.ID: requestCancelled, other.ID: requestApproved} {
+			if r, err := w.Request(ctx, w.as("olga"), id); err != nil || r.State != want {
+				t.Errorf("request %d is %s (%v), want %s", r.Number, r.State, err, want)
+			}
+		}
+		if e := w.last("request.cancel"); e.Project != "genomics" || e.UserID != "adam" {
+			t.Errorf("the event is %+v", e)
+		}
+		ask := w.ask("olga", ActionShell)
+		ask.Request = granted.ID
+		if d := w.decide(ask); d.Outcome != Wait {
+			t.Errorf("a grant for the server as it was: %s", d.Outcome)
+		}
+
+		// The account changes.
+		ask.Server, ask.Request = "db2", other.ID
+		d := w.decide(ask)
+		w.ok(w.EndMember(ctx, w.as("mia"), w.member["olga"].ID, "other account"))
+		_, err = w.AddMember(ctx, w.as("mia"), Membership{User: "olga", Project: "genomics", Role: RoleOperator, Account: "dbowner",
+			Reason: goodReason, ExpiresAt: w.clock.Now().AddDate(0, 1, 0)})
+		w.ok(err)
+		if open, err := w.OpenGrant(ctx, "olga", "genomics", "db2"); err != nil || open != "" {
+			t.Errorf("an open grant for another account: %q, %v", open, err)
+		}
+		s := w.session(ask, d)
+		if d = w.decide(ask); d.Outcome != Wait {
+			t.Errorf("a grant for another account: %s as %s", d.Outcome, d.Route.Account)
+		}
+		s.Account = "dbowner"
+		_, err = w.OpenSession(ctx, s)
+		w.refused(err, "grant.used")
+	})
+}

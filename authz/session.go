@@ -166,9 +166,9 @@ func (w *work) stillAllowed(s Session) error {
 func (w *work) useGrant(s Session) error {
 	n, err := w.tx.Exec(`UPDATE requests SET uses_left = uses_left - 1, version = version + 1,
 			state = CASE WHEN uses_left = 1 THEN 'used' ELSE state END
-		WHERE id = $1 AND user_name = $2 AND project = $3 AND server = $4 AND state = 'approved' AND uses_left > 0
-			AND grant_from <= $5 AND grant_until > $6`,
-		s.Request, s.User, s.Project, s.Server, milliseconds(w.now), milliseconds(w.now))
+		WHERE id = $1 AND user_name = $2 AND project = $3 AND server = $4 AND account = $5 AND state = 'approved'
+			AND uses_left > 0 AND grant_from <= $6 AND grant_until > $7`,
+		s.Request, s.User, s.Project, s.Server, s.Account, milliseconds(w.now), milliseconds(w.now))
 	if err != nil {
 		return err
 	}

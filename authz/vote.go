@@ -142,14 +142,17 @@ func approvals(votes []Vote, eligible []string, digest string) (n int) {
 	return n
 }
 
-// OpenGrant finds an approved, unexpired, unused request of the person for the server, "" for none.
+// OpenGrant finds an approved, unexpired, unused request of the person for the server, "" for none. One
+// that was approved for an account which is no longer the person's does not count.
 func (a *Authority) OpenGrant(ctx context.Context, user, project, server string) (string, error) {
 	var id string
 	err := a.db.Read(ctx, func(tx database.Tx) error {
 		now := milliseconds(a.now())
 		err := tx.QueryRow(`SELECT id FROM requests WHERE user_name = $1 AND project = $2 AND server = $3
 			AND state = 'approved' AND uses_left > 0 AND grant_from <= $4 AND grant_until > $5
-			ORDER BY grant_until DESC LIMIT 1`, column(user), column(project), column(server), now, now).Scan(&id)
+			AND EXISTS (SELECT 1 FROM memberships m WHERE m.user_name = requests.user_name AND m.project = requests.project
+				AND m.account = requests.account AND m.approved_by <> '' AND m.ended_at = 0 AND m.expires_at > $6)
+			ORDER BY grant_until DESC LIMIT 1`, column(user), column(project), column(server), now, now, now).Scan(&id)
 		if errors.Is(err, sql.ErrNoRows) {
 			return nil
 		}
@@ -165,8 +168,8 @@ func (a *Authority) OpenGrant(ctx context.Context, user, project, server string)
 func loadGrant(tx database.Tx, id string) (*grant, error) {
 	g := &grant{}
 	var from, until int64
-	err := tx.QueryRow(`SELECT id, user_name, project, server, state, grant_from, grant_until, uses_left FROM requests
-		WHERE id = $1`, column(id)).Scan(&g.id, &g.user, &g.project, &g.server, &g.state, &from, &until, &g.usesLeft)
+	err := tx.QueryRow(`SELECT id, user_name, project, server, account, state, grant_from, grant_until, uses_left FROM requests
+		WHERE id = $1`, column(id)).Scan(&g.id, &g.user, &g.project, &g.server, &g.account, &g.state, &from, &until, &g.usesLeft)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, ErrNotFound
 	}

@@ -35,6 +35,9 @@ const (
 	failureWindow   = 10 * time.Minute
 	firstBlock      = time.Minute
 	longestBlock    = time.Hour
+	// blocksRemembered is how long after a block the next one is longer still. Neither quiet nor the
+	// person's own logins shorten it: who holds a stolen key gets some dozens of guesses a day.
+	blocksRemembered = 24 * time.Hour
 )
 
 // NewTOTPSecret returns a fresh secret and the otpauth URI for the person's authenticator.
@@ -87,10 +90,11 @@ func isRecovery(code string) bool {
 
 // BeginLogin answers once the signature is verified: whether this person may go on to the second
 // factor from this address. A refusal names the reason (frozen, no factor enrolled, blocked for a while).
+// An identity that has its second factor is not blocked by wrong codes: else who stole a key could keep
+// its owner from removing it.
 func (a *Authority) BeginLogin(ctx context.Context, id Identity) (*Refusal, error) {
 	err := a.db.Read(ctx, func(tx database.Tx) error {
-		_, err := loginAllowed(tx, id, a.now())
-		return err
+		return loginAllowed(tx, id, a.now(), !id.secondFactor())
 	})
 	return a.loginAnswer(ctx, id, err)
 }
@@ -109,35 +113,39 @@ func (a *Authority) loginAnswer(ctx context.Context, id Identity, err error) (*R
 	return nil, nil
 }
 
-// loginAllowed denies a login that no second factor could complete.
-func loginAllowed(tx database.Tx, id Identity, now time.Time) (User, error) {
+// loginAllowed denies a login that no second factor could complete. A second factor that is still to
+// come must wait while wrong codes block it.
+func loginAllowed(tx database.Tx, id Identity, now time.Time, factorToCome bool) error {
 	user, err := loadUser(tx, id.User)
 	if errors.Is(err, ErrNotFound) {
-		return User{}, deny("user.unknown", "You are not known here.", "")
+		return deny("user.unknown", "You are not known here.", "")
 	}
 	if err != nil {
-		return User{}, err
+		return err
 	}
 	if id.Fingerprint != "" {
 		live, err := keyLive(tx, id.User, id.Fingerprint)
 		if err != nil {
-			return User{}, err
+			return err
 		}
 		if !live {
-			return User{}, deny("key.removed", "Your key is no longer registered.", id.Fingerprint)
+			return deny("key.removed", "Your key is no longer registered.", id.Fingerprint)
 		}
 	}
 	if err := denyInactive(user); err != nil {
-		return User{}, err
+		return err
 	}
 	if !user.HasTOTP {
-		return User{}, deny("factor.none", "You have no second factor: ask an administrator for a new invite.", "")
+		return deny("factor.none", "You have no second factor: ask an administrator for a new invite.", "")
+	}
+	if !factorToCome {
+		return nil
 	}
 	f, err := loadFailures(tx, id.User)
 	if err != nil {
-		return User{}, err
+		return err
 	}
-	return user, f.denial(now)
+	return f.denial(now)
 }
 
 // failures is how often a person answered wrongly of late.
@@ -168,14 +176,11 @@ func (f failures) denial(now time.Time) error {
 		f.blockedUntil.Format("15:04:05 UTC on 2006-01-02")), fmt.Sprintf("%d failures", f.count))
 }
 
-// more counts one more failure. After five within ten minutes every further one blocks, each time
-// for twice as long; ten quiet minutes after the last block it begins anew.
+// more counts one more failure. The fifth within ten minutes blocks, and so does every further one,
+// each time for twice as long, until a day has passed since the last block.
 func (f failures) more(now time.Time) failures {
-	last := f.first
-	if f.blockedUntil.After(last) {
-		last = f.blockedUntil
-	}
-	if f.count == 0 || now.Sub(last) > failureWindow {
+	remembered := f.blocks > 0 && now.Sub(f.blockedUntil) <= blocksRemembered
+	if !remembered && (f.blocks > 0 || f.count == 0 || now.Sub(f.first) > failureWindow) {
 		f = failures{first: now}
 	}
 	f.count++
@@ -211,7 +216,7 @@ func (a *Authority) VerifyFactor(ctx context.Context, id Identity, answer string
 	err := a.commit(ctx, func(w *work) error {
 		factor, failed = Factor{}, nil
 		w.event = id.event("factor.success")
-		if _, err := loginAllowed(w.tx, id, w.now); err != nil {
+		if err := loginAllowed(w.tx, id, w.now, true); err != nil {
 			return err
 		}
 		var err error
@@ -230,7 +235,7 @@ func (a *Authority) VerifyFactor(ctx context.Context, id Identity, answer string
 			failed, err = w.countFailure(id.User, failed)
 			return err
 		}
-		if _, err := w.tx.Exec("DELETE FROM login_failures WHERE user_name = $1", id.User); err != nil {
+		if _, err := w.tx.Exec("UPDATE login_failures SET failures = 0 WHERE user_name = $1", id.User); err != nil {
 			return err
 		}
 		_, err = w.record(map[string]any{"factor": factor.Kind, "fingerprint": id.Fingerprint})
@@ -343,7 +348,7 @@ func (a *Authority) LoggedIn(ctx context.Context, id Identity) error {
 		if !id.firstFactor() || !id.secondFactor() {
 			return deny("factor.missing", "A login needs two factors.", "")
 		}
-		if _, err := loginAllowed(w.tx, id, w.now); err != nil {
+		if err := loginAllowed(w.tx, id, w.now, false); err != nil {
 			return err
 		}
 		if id.Fingerprint != "" {
@@ -362,6 +367,37 @@ func (a *Authority) LoggedIn(ctx context.Context, id Identity) error {
 		return refusal
 	}
 	return err
+}
+
+// Notice is what a person should know at the login that was just recorded: that wrong codes were given
+// with their key since the login before. It is one sentence, or "" when there is nothing to tell.
+func (a *Authority) Notice(ctx context.Context, id Identity) (string, error) {
+	var (
+		before, last, count int64
+		from                string
+	)
+	err := a.db.Read(ctx, func(tx database.Tx) error {
+		before, last, count, from = 0, 0, 0, ""
+		err := tx.QueryRow(`SELECT happened_at FROM events WHERE user_id = $1 AND op_type = 'login.success' AND connection <> $2
+			ORDER BY happened_at DESC LIMIT 1`, column(id.User), column(id.Connection)).Scan(&before)
+		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return err
+		}
+		return tx.Each(func(row database.Scanner) error {
+			count++
+			return row.Scan(&last, &from)
+		}, `SELECT happened_at, remote_addr FROM events WHERE user_id = $1 AND happened_at > $2 AND op_type = 'factor.failure'
+			AND connection <> $3 ORDER BY happened_at`, column(id.User), before, column(id.Connection))
+	})
+	if err != nil {
+		return "", fmt.Errorf("notice: %w", err)
+	}
+	if count == 0 {
+		return "", nil
+	}
+	return fmt.Sprintf("Since your last login %d wrong %s given with your key, the last at %s from %s: if that was not you, "+
+		"remove the key and tell a security administrator.", count, plural(int(count), "code was", "codes were"),
+		fromMilliseconds(last).Format("15:04 UTC on 2006-01-02"), from), nil
 }
 
 // ResetFactor removes a person's second factor and recovery codes; a new invite is needed then.

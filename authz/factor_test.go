@@ -3,6 +3,7 @@ package authz
 import (
 	"encoding/base32"
 	"errors"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -122,8 +123,70 @@ func TestWrongCodesSlowDown(t *testing.T) {
 		if _, err := w.VerifyFactor(ctx, alice, wrong); !errors.Is(err, ErrWrongCode) {
 			t.Errorf("the first failure after a success gave %v, want ErrWrongCode", err)
 		}
+		// Neither the owner's login nor a quiet time makes the next block short again.
+		w.clock.advance(time.Hour)
+		for range failuresAllowed - 2 {
+			if _, err := w.VerifyFactor(ctx, alice, wrong); !errors.Is(err, ErrWrongCode) {
+				t.Fatalf("after an hour: %v", err)
+			}
+		}
+		_, err := w.VerifyFactor(ctx, alice, wrong)
+		w.refused(err, "factor.blocked")
+		if want := w.clock.Now().Add(time.Hour).Format("15:04:05 UTC"); !strings.Contains(err.Error(), want) {
+			t.Errorf("%q does not say %s", err, want)
+		}
+		// Whoever is in can stay in: to remove a stolen key, for example.
+		refusal, err := w.BeginLogin(ctx, w.identity("alice"))
+		w.ok(err)
+		if refusal != nil {
+			t.Errorf("a connection with both factors is shut out: %v", refusal)
+		}
+		w.ok(w.LoggedIn(ctx, w.identity("alice")))
+		_, err = w.VerifyFactor(ctx, w.identity("alice"), wrong)
+		w.refused(err, "factor.blocked") // a vote's own factor is not open to guessing
 		if _, err := w.VerifyFactor(ctx, w.keyOnly("bob"), w.codeAt("bob", 0)); err != nil {
 			t.Errorf("another person was slowed down too: %v", err)
+		}
+	})
+}
+
+func TestWrongCodesAreToldAtTheNextLogin(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		ctx := t.Context()
+		login := func(connection string) string {
+			w.clock.advance(time.Minute)
+			id := w.identity("alice")
+			id.Connection = connection
+			w.ok(w.LoggedIn(ctx, id))
+			notice, err := w.Notice(ctx, id)
+			w.ok(err)
+			return notice
+		}
+		fail := func(connection, address string) {
+			w.clock.advance(time.Minute)
+			id := w.keyOnly("alice")
+			id.Connection, id.RemoteAddr = connection, netip.MustParseAddrPort(address)
+			if _, err := w.VerifyFactor(ctx, id, "no code at all"); !errors.Is(err, ErrWrongCode) {
+				t.Fatal(err)
+			}
+		}
+		fail("C-1", "192.0.2.7:1")
+		if notice := login("C-1"); notice != "" {
+			t.Errorf("one's own mistype at the first login is told: %q", notice)
+		}
+		fail("C-thief", "192.0.2.8:1")
+		fail("C-thief", "192.0.2.9:1")
+		at := w.clock.Now().Format("15:04 UTC on 2006-01-02")
+		notice := login("C-2")
+		if !strings.Contains(notice, "2 wrong codes were given") || !strings.Contains(notice, at+" from 192.0.2.9") {
+			t.Errorf("told %q", notice)
+		}
+		if notice := login("C-3"); notice != "" {
+			t.Errorf("told twice: %q", notice)
+		}
+		id := w.identity("bob")
+		if notice, err := w.Notice(ctx, id); err != nil || notice != "" {
+			t.Errorf("another person is told %q, %v", notice, err)
 		}
 	})
 }
@@ -136,6 +199,13 @@ func TestFailuresAreForgotten(t *testing.T) {
 	f = f.more(start.Add(failureWindow + time.Second))
 	if f.count != 1 || !f.blockedUntil.IsZero() {
 		t.Errorf("after a quiet time %+v, want one failure and no block", f)
+	}
+	for range failuresAllowed {
+		f = f.more(start)
+	}
+	f = f.more(f.blockedUntil.Add(blocksRemembered + time.Second))
+	if f.count != 1 || f.blocks != 0 || !f.blockedUntil.IsZero() {
+		t.Errorf("a day after the last block %+v, want one failure and no block", f)
 	}
 }
 

@@ -89,7 +89,11 @@ func (s *session) run(ctx context.Context, work *sync.WaitGroup, decision authz.
 			return s.unreachable(up.err)
 		}
 	}
-	if s.record, err = s.server.authority.OpenSession(ctx, s.record); err != nil {
+	// A client that leaves now must not leave an entry behind that nobody closes.
+	opening, cancel := context.WithTimeout(context.WithoutCancel(ctx), bookTime)
+	s.record, err = s.server.authority.OpenSession(opening, s.record)
+	cancel()
+	if err != nil {
 		var refusal *authz.Refusal
 		if errors.As(err, &refusal) {
 			return s.ch.refused(refusal)
@@ -121,6 +125,9 @@ func (s *session) run(ctx context.Context, work *sync.WaitGroup, decision authz.
 	}
 	return s.finish(e, err)
 }
+
+// bookTime bounds the entry of a session's begin and end.
+const bookTime = 15 * time.Second
 
 type dialResult struct {
 	upstream *upstream
@@ -190,7 +197,7 @@ func (s *session) finish(e ending, err error) ending {
 	case errors.Is(err, recorder.ErrFailed):
 		result, e = "recording-failed", ending{status: exitRecording}
 		s.ch.tell(s.failedSentence(err))
-	case errors.Is(err, errGone):
+	case errors.Is(err, errGone), s.ch.conn.ctx.Err() != nil:
 		result, e = "client-gone", ending{status: exitFailed}
 	case errors.As(err, &down):
 		result, e = "server-gone", ending{status: exitFailed}
@@ -214,7 +221,7 @@ func (s *session) finish(e ending, err error) ending {
 // close ends the recording and the session's entry; it runs also when the
 // client and even the server are going away.
 func (s *session) close(result string, status uint32) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), 15*time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), bookTime)
 	defer cancel()
 	var failed error
 	if s.recording != nil {

@@ -2,7 +2,6 @@ package recorder
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 )
@@ -93,7 +92,7 @@ func (r *Recording) commitGroups(groups []*group) bool {
 
 // commit makes out durable, or fails the recording for good.
 func (r *Recording) commit(out []byte, after func() error) bool {
-	r.arm()
+	r.deadline.arm()
 	err := writeAll(r.file, out)
 	if err == nil {
 		err = r.file.Sync()
@@ -101,7 +100,8 @@ func (r *Recording) commit(out []byte, after func() error) bool {
 	if err == nil && after != nil {
 		err = after()
 	}
-	if !r.disarm() {
+	r.deadline.disarm()
+	if r.Err() != nil {
 		return false // too late: it has failed meanwhile, whatever came of it
 	}
 	if err != nil {
@@ -111,45 +111,12 @@ func (r *Recording) commit(out []byte, after func() error) bool {
 	return true
 }
 
-// arm sets the deadline for a write. There is no timer while a session is idle.
-func (r *Recording) arm() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.late = 0
-	if r.deadline == nil {
-		r.deadline = time.AfterFunc(r.r.o.WarnAfter, r.slow)
-		return
-	}
-	r.deadline.Reset(r.r.o.WarnAfter)
-}
-
-func (r *Recording) disarm() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.deadline.Stop()
-	r.late = -1
-	return r.err == nil
-}
-
-var errSlowDisk = errors.New("the disk did not answer in time")
-
-func (r *Recording) slow() {
-	r.mu.Lock()
-	if r.late < 0 || r.err != nil {
-		r.mu.Unlock()
-		return
-	}
-	r.late++
-	first := r.late == 1 && r.r.o.FailAfter > r.r.o.WarnAfter
-	if first {
-		r.deadline.Reset(r.r.o.FailAfter - r.r.o.WarnAfter)
-	}
-	r.mu.Unlock()
-	if first {
-		r.r.o.Log.Warn("the disk of the recordings is slow", "session", r.session, "after", r.r.o.WarnAfter)
-		return
-	}
-	r.finish(r.r.fail(fmt.Errorf("session %s: %w (%s)", r.session, errSlowDisk, r.r.o.FailAfter)))
+// watch makes the deadline of the recording's writes.
+func (r *Recording) watch() {
+	o := r.r.o
+	r.deadline = deadline{warnAfter: o.WarnAfter, failAfter: o.FailAfter,
+		warn: func() { o.Log.Warn("the disk of the recordings is slow", "session", r.session, "after", o.WarnAfter) },
+		fail: func() { r.finish(r.r.fail(fmt.Errorf("session %s: %w (%s)", r.session, errSlowDisk, o.FailAfter))) }}
 }
 
 func (r *Recording) publish(p Position, bytes int64) {

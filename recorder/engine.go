@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"sync"
-	"time"
 )
 
 // Recorder starts recordings. Safe for concurrent use.
@@ -144,6 +143,7 @@ func (r *Recorder) prepare(m Meta, k Keys) (*Recording, []byte, error) {
 	rec := &Recording{r: r, session: m.Session, chain: newChain(r.o.Signer), started: make(chan struct{}),
 		done: make(chan struct{}), stopped: make(chan struct{}), strictInput: m.PTY}
 	rec.work.L, rec.space.L = &rec.mu, &rec.mu
+	rec.watch()
 	var err error
 	if rec.main, h.Commit, h.Envelope, err = sealKey(k.Recipient); err != nil {
 		return nil, nil, err
@@ -241,25 +241,24 @@ type Recording struct {
 	chain       *chain        // used by run only
 	main        cipher.AEAD   // used by run only
 	strict      cipher.AEAD   // used by run only
+	deadline    deadline      // of the write that is under way
 	started     chan struct{} // closed when the header is durable
 	done        chan struct{} // closed when err is set
 	stopped     chan struct{} // closed when run has returned
 
-	mu       sync.Mutex // guards what follows
-	work     sync.Cond  // for run: frames or closing
-	space    sync.Cond  // for Append: less is pending
-	groups   []*group   // filled, oldest first; the last may still grow
-	last     Position   // of the last frame handed over
-	durable  Position
-	pending  int64 // bytes handed over but not durable
-	in, out  int64 // bytes of data
-	notify   chan struct{}
-	closing  bool
-	reason   string
-	err      error
-	result   Result
-	deadline *time.Timer // of the write that is under way
-	late     int         // how often deadline fired for it
+	mu      sync.Mutex // guards what follows
+	work    sync.Cond  // for run: frames or closing
+	space   sync.Cond  // for Append: less is pending
+	groups  []*group   // filled, oldest first; the last may still grow
+	last    Position   // of the last frame handed over
+	durable Position
+	pending int64 // bytes handed over but not durable
+	in, out int64 // bytes of data
+	notify  chan struct{}
+	closing bool
+	reason  string
+	err     error
+	result  Result
 }
 
 // Append takes ownership of a frame and returns its position. It blocks only

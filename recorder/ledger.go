@@ -33,6 +33,7 @@ type Ledger struct {
 	o       Options
 	file    file
 	chain   *chain        // used by run, and by Open before it
+	watch   deadline      // of the commit that is under way
 	failed  chan struct{} // closed when err wraps ErrFailed
 	stopped chan struct{} // closed when run has returned
 
@@ -65,6 +66,9 @@ func OpenLedger(o Options) (*Ledger, error) {
 	l := &Ledger{o: o, chain: newChain(o.Signer), failed: make(chan struct{}), stopped: make(chan struct{}),
 		turn: make(chan struct{}), settled: make(chan struct{}), group: new(group)}
 	l.work.L = &l.mu
+	l.watch = deadline{warnAfter: o.WarnAfter, failAfter: o.FailAfter,
+		warn: func() { o.Log.Warn("the disk of the ledger is slow", "after", o.WarnAfter) },
+		fail: func() { l.settle(0, fmt.Errorf("%w (%s)", errSlowDisk, o.FailAfter)) }}
 	files, err := o.reopen(filepath.Join(o.Dir, LedgerFile))
 	if err != nil {
 		return nil, fmt.Errorf("ledger: %w", err)
@@ -346,19 +350,26 @@ func (l *Ledger) run() {
 		l.mu.Unlock()
 		out = l.chain.append(out[:0], BlockInfo{Type: BlockData, First: g.first, Span: g.span, Count: g.span,
 			Time: time.UnixMicro(g.base)}, g.main.data, nil)
+		l.watch.arm()
 		err := writeAll(l.file, out)
 		if err == nil {
 			err = l.file.Sync()
 		}
+		l.watch.disarm()
 		if !l.settle(int64(g.first)+int64(g.span)-1, err) {
 			return
 		}
 	}
 }
 
+// settle says what came of a commit; false: the ledger has failed. What comes
+// after a failure is too late, whatever it is.
 func (l *Ledger) settle(last int64, err error) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.err != nil {
+		return false
+	}
 	defer wake(&l.settled)
 	if err != nil {
 		l.err = fmt.Errorf("%w: ledger: %w", ErrFailed, err)
@@ -391,18 +402,20 @@ func (l *Ledger) Checkpoint() Checkpoint {
 // Failed is closed when the ledger can no longer append.
 func (l *Ledger) Failed() <-chan struct{} { return l.failed }
 
-// Close commits what was handed over and closes the file.
+// Close commits what was handed over and closes the file. Of a disk that hangs
+// it fails after Options.FailAfter and leaves file and lock to the end of the process.
 func (l *Ledger) Close() error {
 	l.mu.Lock()
 	if l.closing {
 		l.mu.Unlock()
-		<-l.stopped
-		return nil
+		return l.hung()
 	}
 	l.closing = true
 	l.work.Signal()
 	l.mu.Unlock()
-	<-l.stopped
+	if err := l.hung(); err != nil {
+		return err
+	}
 	l.mu.Lock()
 	if l.err == nil {
 		l.err = ErrClosed
@@ -411,4 +424,22 @@ func (l *Ledger) Close() error {
 	}
 	l.mu.Unlock()
 	return l.file.Close()
+}
+
+// hung waits for run to return; a commit that is still under way when the
+// ledger has failed for it gets no more than another FailAfter.
+func (l *Ledger) hung() error {
+	select {
+	case <-l.stopped:
+		return nil
+	case <-l.failed:
+	}
+	patience := time.NewTimer(l.o.FailAfter)
+	defer patience.Stop()
+	select {
+	case <-l.stopped:
+		return nil
+	case <-patience.C:
+		return fmt.Errorf("close the ledger: %w", errSlowDisk)
+	}
 }

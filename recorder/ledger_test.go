@@ -11,6 +11,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 )
 
 func openLedger(t testing.TB, o Options) *Ledger {
@@ -211,8 +212,9 @@ func TestLedgerTornTail(t *testing.T) {
 	}
 }
 
-func TestLedgerFailureIsFinal(t *testing.T) {
-	o := testOptions(t)
+// faultyLedger is a ledger whose disk fails on demand.
+func faultyLedger(t *testing.T, o Options) (*Ledger, *faultyFile) {
+	t.Helper()
 	var disk *faultyFile
 	o.reopen = func(path string) (*ledgerFiles, error) {
 		files, err := openLedgerFiles(path)
@@ -222,7 +224,44 @@ func TestLedgerFailureIsFinal(t *testing.T) {
 		}
 		return files, err
 	}
-	l := openLedger(t, o)
+	return openLedger(t, o), disk
+}
+
+// TestLedgerFailsOnADiskThatHangs holds the disk back: whoever waits for an
+// entry is told in time, and an answer that comes after that does not count.
+func TestLedgerFailsOnADiskThatHangs(t *testing.T) {
+	o := testOptions(t)
+	o.WarnAfter, o.FailAfter = time.Millisecond, 20*time.Millisecond
+	l, disk := faultyLedger(t, o)
+	release, entered := make(chan struct{}), make(chan struct{}, 1)
+	disk.set(func() { disk.block, disk.entered = release, entered })
+	result := make(chan error, 1)
+	go func() { result <- l.Append(patience(t), 1, []byte("{}")) }()
+	<-entered
+	if err := <-result; !errors.Is(err, ErrFailed) || !errors.Is(err, errSlowDisk) {
+		t.Errorf("append: %v", err)
+	}
+	<-l.Failed()
+	if err := l.Append(patience(t), 2, nil); !errors.Is(err, ErrFailed) {
+		t.Errorf("append after the failure: %v", err)
+	}
+	if err := l.Close(); !errors.Is(err, errSlowDisk) {
+		t.Errorf("close while the disk hangs: %v", err)
+	}
+	close(release)
+	<-l.stopped
+	if l.Last() != 0 {
+		t.Error("a commit that came too late was believed")
+	}
+	must(t, l.file.Close()) // as the end of the process would
+	if again := openLedger(t, Options{Dir: o.Dir, Node: o.Node, Signer: o.Signer}); again.Last() != 1 {
+		t.Errorf("a new start finds %d entries, the late one has reached the disk", again.Last())
+	}
+}
+
+func TestLedgerFailureIsFinal(t *testing.T) {
+	o := testOptions(t)
+	l, disk := faultyLedger(t, o)
 	appendLeaves(t, l, 1, 1)
 	disk.set(func() { disk.syncErr = syscall.EIO })
 	if err := l.Append(patience(t), 2, nil); !errors.Is(err, ErrFailed) {

@@ -148,7 +148,7 @@ type Options struct {
 	// before Append blocks; 0: 1 MiB. At most 16 MiB.
 	MaxPending int64
 	// WarnAfter and FailAfter bound one write and sync; 0: 2 s and 10 s.
-	// A disk slower than FailAfter fails the recording.
+	// A disk slower than FailAfter fails the recording, or the ledger.
 	WarnAfter, FailAfter time.Duration
 
 	create func(path string) (file, error)         // tests inject faults; nil: the real disk

@@ -254,6 +254,19 @@ func TestPromise2_ProjectsCannotBeEnumerated(t *testing.T) {
 		if _, err := w.Servers(t.Context(), w.as("alice"), "imaging"); !errors.Is(err, ErrNotFound) {
 			t.Errorf("servers of a foreign project: %v", err)
 		}
+		// With no project named, everybody gets what they may know of.
+		for by, want := range map[string]int{"alice": 1, "bob": 0, "adam": 2, "odin": 2} {
+			servers, err := w.Servers(t.Context(), w.as(by), "")
+			w.ok(err)
+			epochs, err := w.Epochs(t.Context(), w.as(by), "")
+			w.ok(err)
+			if len(servers) != want || len(epochs) != want || by == "alice" && (servers[0].Project != "genomics" || epochs[0].Project != "genomics") {
+				t.Errorf("%s sees servers %+v and epochs %+v", by, servers, epochs)
+			}
+		}
+		if _, err := w.Epochs(t.Context(), w.as("alice"), "imaging"); !errors.Is(err, ErrNotFound) {
+			t.Errorf("epochs of a foreign project: %v", err)
+		}
 		projects, err := w.Projects(t.Context(), w.as("alice"))
 		w.ok(err)
 		if len(projects) != 1 || projects[0].Name != "genomics" {

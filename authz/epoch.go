@@ -118,25 +118,32 @@ func ageRecipient(s string) bool {
 		strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
 }
 
-// Epochs lists a project's epoch keys, newest last, for those who may know of the project.
+// Epochs lists a project's epoch keys, newest last, for those who may know of the project; ErrNotFound
+// for others. With "" it lists those of every project that the actor may know of.
 func (a *Authority) Epochs(ctx context.Context, by Actor, project string) ([]Epoch, error) {
 	var epochs []Epoch
 	err := a.db.Read(ctx, func(tx database.Tx) error {
 		epochs = nil
-		sees, err := seesProject(tx, by, project, a.now())
+		names, err := ofProject(tx, by, project, a.now())
 		if err != nil {
 			return err
 		}
-		if _, err := loadProject(tx, project); err != nil || !sees {
-			return errors.Join(err, notFoundUnless(sees))
+		for _, name := range names {
+			err := tx.Each(func(row database.Scanner) error {
+				e, err := scanEpoch(row)
+				epochs = append(epochs, e)
+				return err
+			}, selectEpochs+"WHERE project = $1", name)
+			if err != nil {
+				return err
+			}
 		}
-		return tx.Each(func(row database.Scanner) error {
-			e, err := scanEpoch(row)
-			epochs = append(epochs, e)
-			return err
-		}, selectEpochs+"WHERE project = $1", column(project))
+		return nil
 	})
 	slices.SortFunc(epochs, func(x, y Epoch) int {
+		if c := compare(x.Project, y.Project); c != 0 {
+			return c
+		}
 		if c := x.CreatedAt.Compare(y.CreatedAt); c != 0 {
 			return c
 		}

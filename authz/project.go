@@ -263,25 +263,53 @@ func seesProject(tx database.Tx, by Actor, project string, now time.Time) (bool,
 	return slices.ContainsFunc(members, func(m Membership) bool { return m.live(now) }), err
 }
 
+// seenProjects are the projects that the actor may know of, by name.
+func seenProjects(tx database.Tx, by Actor, now time.Time) (seen []Project, err error) {
+	all, err := loadProjects(tx)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range all {
+		sees, err := seesProject(tx, by, p.Name, now)
+		if err != nil {
+			return nil, err
+		}
+		if sees {
+			seen = append(seen, p)
+		}
+	}
+	return seen, nil
+}
+
+// ofProject names the project of that name, or with "" every one that the actor may know of.
+// ErrNotFound for a project that the actor may not know of.
+func ofProject(tx database.Tx, by Actor, project string, now time.Time) (names []string, err error) {
+	if project == "" {
+		seen, err := seenProjects(tx, by, now)
+		for _, p := range seen {
+			names = append(names, p.Name)
+		}
+		return names, err
+	}
+	sees, err := seesProject(tx, by, project, now)
+	if err != nil {
+		return nil, err
+	}
+	switch _, err := loadProject(tx, project); {
+	case errors.Is(err, ErrNotFound), err == nil && !sees:
+		return nil, fmt.Errorf("project %q: %w", beginning(column(project), maxField), ErrNotFound)
+	case err != nil:
+		return nil, err
+	}
+	return []string{project}, nil
+}
+
 // Projects lists projects: all for those with a site role, else those that the actor is a member of.
 func (a *Authority) Projects(ctx context.Context, by Actor) ([]Project, error) {
 	var projects []Project
-	err := a.db.Read(ctx, func(tx database.Tx) error {
-		all, err := loadProjects(tx)
-		if err != nil {
-			return err
-		}
-		projects = nil
-		for _, p := range all {
-			sees, err := seesProject(tx, by, p.Name, a.now())
-			if err != nil {
-				return err
-			}
-			if sees {
-				projects = append(projects, p)
-			}
-		}
-		return nil
+	err := a.db.Read(ctx, func(tx database.Tx) (err error) {
+		projects, err = seenProjects(tx, by, a.now())
+		return err
 	})
 	return projects, a.answer(ctx, by, projectEvent("project.list", ""), err)
 }
@@ -436,18 +464,23 @@ func (a *Authority) changeServer(ctx context.Context, by Actor, opType, project,
 }
 
 // Servers lists a project's data servers for those who may know of the project; ErrNotFound for others.
+// With "" it lists those of every project that the actor may know of.
 func (a *Authority) Servers(ctx context.Context, by Actor, project string) ([]Server, error) {
 	var servers []Server
 	err := a.db.Read(ctx, func(tx database.Tx) error {
-		sees, err := seesProject(tx, by, project, a.now())
+		servers = nil
+		names, err := ofProject(tx, by, project, a.now())
 		if err != nil {
 			return err
 		}
-		if _, err := loadProject(tx, project); err != nil || !sees {
-			return errors.Join(err, notFoundUnless(sees))
+		for _, name := range names {
+			some, err := loadServers(tx, name)
+			if err != nil {
+				return err
+			}
+			servers = append(servers, some...)
 		}
-		servers, err = loadServers(tx, project)
-		return err
+		return nil
 	})
 	return servers, a.answer(ctx, by, projectEvent("server.list", project), err)
 }

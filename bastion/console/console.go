@@ -17,6 +17,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
+	"regexp"
 	"strings"
 	"time"
 
@@ -91,8 +94,29 @@ func sentence(err error) string {
 	if err == authz.ErrNotFound { // bare: nothing says what was looked for
 		return "there is no such thing here, or none that you may see"
 	}
-	return err.Error()
+	if ExitCode(err) == ExitFailed {
+		return Cause(err)
+	}
+	return err.Error() // was made for people
 }
+
+// Cause is the text of an error without the names of files on the node, which are nobody's business
+// outside it.
+func Cause(err error) string {
+	text := err.Error()
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		text = strings.ReplaceAll(text, path.Error(), path.Err.Error())
+	}
+	var link *os.LinkError
+	if errors.As(err, &link) {
+		text = strings.ReplaceAll(text, link.Error(), link.Err.Error())
+	}
+	return pathName.ReplaceAllString(text, "${1}a file of the node")
+}
+
+// pathName is an absolute path inside a text.
+var pathName = regexp.MustCompile(`(^|[\s"'(=])/[^\s:"')]+`)
 
 // Tree returns the command tree for its names, flags and help alone; its
 // verbs must be given a Run of the caller's before they are run.

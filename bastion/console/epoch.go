@@ -77,7 +77,7 @@ func (k *call) epochAdd() *cobra.Command {
 }
 
 func (k *call) epochLs() *cobra.Command {
-	return verb("ls [PROJECT]", "List the epochs of a project", func(c *cobra.Command, args []string) error {
+	return verb("ls [PROJECT]", "List the epochs of a project, or of all that I may see", func(c *cobra.Command, args []string) error {
 		project := ""
 		if len(args) > 0 {
 			project = args[0]
@@ -89,7 +89,7 @@ func (k *call) epochLs() *cobra.Command {
 		if k.json {
 			return k.printJSON(list(epochs))
 		}
-		t := table{heads: []string{"EPOCH", "PROJECT", "RECIPIENT", "ADDED", "EXPIRES"}, empty: "There are no epochs; without one no session of a project can start."}
+		t := table{heads: []string{"EPOCH", "PROJECT", "RECIPIENT", "ADDED", "EXPIRES"}, empty: "There are no epochs to see; without one no session of a project can start."}
 		for _, e := range epochs {
 			t.add(e.ID, e.Project, e.Recipient, day(e.CreatedAt), day(e.ExpiresAt))
 		}

@@ -89,7 +89,7 @@ func (k *call) statusVerb() *cobra.Command {
 		s := Status{Name: k.Name, Node: k.Node, Version: k.Version, StartedAt: k.started, Accepting: true, Sequence: k.Ledger.Last()}
 		if k.Health != nil {
 			if err := k.Health(); err != nil {
-				s.Accepting, s.WhyNot = false, err.Error()
+				s.Accepting, s.WhyNot = false, Cause(err)
 			}
 		}
 		live, err := k.Authority.Sessions(c.Context(), k.by(), authz.SessionQuery{Live: true})

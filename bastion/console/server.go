@@ -74,7 +74,7 @@ func (k *call) serverAdd() *cobra.Command {
 }
 
 func (k *call) serverLs() *cobra.Command {
-	return verb("ls [PROJECT]", "List data servers", func(c *cobra.Command, args []string) error {
+	return verb("ls [PROJECT]", "List the data servers of a project, or of all that I may see", func(c *cobra.Command, args []string) error {
 		project := ""
 		if len(args) > 0 {
 			project = args[0]

@@ -3,12 +3,16 @@ package console
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
 
 	"sallyport/bastion"
+	"sallyport/recorder"
 )
 
 func TestCleanHidesNothing(t *testing.T) {
@@ -26,6 +30,26 @@ func TestCleanHidesNothing(t *testing.T) {
 	} {
 		if got := Clean(c.in); got != c.want {
 			t.Errorf("Clean(%q) is %s, want %s", c.in, got, c.want)
+		}
+	}
+}
+
+func TestCauseNamesNoFiles(t *testing.T) {
+	_, missing := os.Open("/no/such/folder/S-1.rec")
+	linked := os.Link("/no/such/file", "/no/such/other")
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{errors.New("session S-1 is still live; its recording is whole only at its end"), "session S-1 is still live; its recording is whole only at its end"},
+		{fmt.Errorf("recording failed: session S-1: %w", missing), "recording failed: session S-1: no such file or directory"},
+		{fmt.Errorf("%w: %w", recorder.ErrFailed, fmt.Errorf("write: %w", missing)), "recording failed: write: no such file or directory"},
+		{linked, "no such file or directory"},
+		{errors.New("open database: /srv/gate/state.db: locked"), "open database: a file of the node: locked"},
+		{errors.New(`"/srv/x y" and genomics/db1 from 10.0.0.0/8`), `"a file of the node y" and genomics/db1 from 10.0.0.0/8`},
+	} {
+		if got := Cause(c.err); got != c.want {
+			t.Errorf("%q is told as %q, want %q", c.err, got, c.want)
 		}
 	}
 }

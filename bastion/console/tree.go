@@ -67,6 +67,7 @@ Options:
 
 // SetUp gives a root its way of telling usage errors and help.
 func SetUp(root *cobra.Command) {
+	root.SuggestionsMinimumDistance = suggestedDistance
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return Usagef("%s; see %s --help", err, c.CommandPath())
 	})
@@ -86,9 +87,12 @@ func SetUp(root *cobra.Command) {
 	})
 }
 
+// suggestedDistance is how many letters may be wrong in a verb that "did you mean" still finds.
+const suggestedDistance = 2
+
 // noun is a command that only holds verbs.
 func noun(use, short string, verbs ...*cobra.Command) *cobra.Command {
-	c := &cobra.Command{Use: use, Short: short, Args: cobra.ArbitraryArgs, RunE: missingVerb}
+	c := &cobra.Command{Use: use, Short: short, Args: cobra.ArbitraryArgs, RunE: missingVerb, SuggestionsMinimumDistance: suggestedDistance}
 	c.AddCommand(verbs...)
 	return c
 }

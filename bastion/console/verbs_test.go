@@ -7,7 +7,9 @@ import (
 	"crypto/rand"
 	"encoding/csv"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os/exec"
 	"path/filepath"
@@ -521,6 +523,15 @@ func TestNode(t *testing.T) {
 	if !s.Accepting || s.Node != "N-test" || s.Sequence == 0 {
 		t.Errorf("status %+v", s)
 	}
+	g.console.o.Health = func() error {
+		return fmt.Errorf("recording failed: %w", &fs.PathError{Op: "write", Path: "/srv/gate/recordings/S-1.rec", Err: errors.New("no space left on device")})
+	}
+	for _, who := range []string{"alice", "admin"} {
+		out := g.must(ExitOK, who, "status")
+		if !strings.Contains(out, "recording failed: no space left on device") || strings.Contains(out, "/srv") {
+			t.Errorf("%s is told:\n%s", who, out)
+		}
+	}
 	out := g.must(ExitOK, "alice", "ca show")
 	if strings.Count(out, "ssh-ed25519 ") != 3 || !strings.Contains(out, "@cert-authority [gate.test]:2222 ") {
 		t.Errorf("ca show:\n%s", out)
@@ -530,6 +541,38 @@ func TestNode(t *testing.T) {
 	}
 	g.must(ExitUsage, "alice", "ca show everything")
 	g.must(ExitOK, "alice", "version")
+}
+
+func TestListsWithoutAProject(t *testing.T) {
+	g := newGate(t)
+	for verb, empty := range map[string]string{"server ls": "no data servers", "epoch ls": "no epochs"} {
+		if out := g.must(ExitOK, "admin", verb); !strings.Contains(out, empty) {
+			t.Errorf("%s:\n%s", verb, out)
+		}
+		if out := g.must(ExitOK, "admin", verb+" --json"); out != "[]\n" {
+			t.Errorf("%s --json: %q", verb, out)
+		}
+	}
+	g.project()
+	for verb, want := range map[string]string{"server ls": "genomics/db1", "epoch ls": "genomics/2026Q4"} {
+		for _, who := range []string{"admin", "audrey", "alice"} {
+			if out := g.must(ExitOK, who, verb); !strings.Contains(out, want) {
+				t.Errorf("%s as %s:\n%s", verb, who, out)
+			}
+		}
+		if a := g.call("alice", verb+" nowhere", ""); a.code != ExitNotFound || !strings.Contains(a.errOut, "nowhere") {
+			t.Errorf("%s nowhere: %+v", verb, a)
+		}
+	}
+}
+
+func TestAMistypedVerbFindsItsNeighbour(t *testing.T) {
+	g := newGate(t)
+	for call, want := range map[string]string{"user shwo ada": "did you mean show?", "usr ls": "did you mean user?", "user show2": "did you mean show?"} {
+		if a := g.call("alice", call, ""); a.code != ExitUsage || !strings.Contains(a.errOut, want) {
+			t.Errorf("%s: %+v", call, a)
+		}
+	}
 }
 
 func TestAPrivateEpochKeyIsRefused(t *testing.T) {

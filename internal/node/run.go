@@ -15,6 +15,7 @@ import (
 
 	"sallyport/authz"
 	"sallyport/bastion"
+	"sallyport/bastion/console"
 )
 
 // Run serves until ctx is done, then drains and returns nil. It returns an
@@ -158,7 +159,7 @@ func (n *Node) serveHTTP(ctx context.Context) {
 		w.Header().Set("Cache-Control", "no-store")
 		if err := n.health(); err != nil {
 			w.WriteHeader(http.StatusServiceUnavailable)
-			fmt.Fprintln(w, err)
+			fmt.Fprintln(w, console.Cause(err))
 			return
 		}
 		_, _ = io.WriteString(w, "ok\n") // a caller that went away needs no answer

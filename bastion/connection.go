@@ -308,6 +308,19 @@ func (c *connection) tell(sentence string) {
 	}
 }
 
+// notice tells the person, on the first channel, what happened with their key
+// since they were here.
+func (c *connection) notice() {
+	sentence, err := c.server.authority.Notice(c.ctx, c.identity)
+	if err != nil {
+		c.log.Error("notice could not be read", "error", err)
+		return
+	}
+	if sentence != "" {
+		c.tell(sentence)
+	}
+}
+
 // takePending returns what waited for a channel.
 func (c *connection) takePending() []string {
 	c.mu.Lock()

@@ -119,9 +119,15 @@ func TestThreeWrongCodesEndTheConnection(t *testing.T) {
 	if len(g.events("login.refused")) == 0 {
 		t.Error("no event says so")
 	}
-	// A recovery code works in place of a code, once.
+	// The person hears of it at the next login. A recovery code works in place of a code, once.
 	g.clock.Advance(2 * time.Hour)
-	check(t, g.try("alice", ssh.PublicKeys(alice.signer), answers(alice.recovery[0])))
+	c, err := ssh.Dial("tcp", g.address, &ssh.ClientConfig{User: "alice", HostKeyCallback: ssh.FixedHostKey(g.hostKey),
+		Auth: []ssh.AuthMethod{ssh.PublicKeys(alice.signer), answers(alice.recovery[0])}})
+	check(t, err)
+	defer c.Close()
+	if o := run(t, c, "whoami", nil); !strings.Contains(o.stderr, "3 wrong codes") {
+		t.Errorf("after three wrong codes the person is told %q", o.stderr)
+	}
 	if g.try("alice", ssh.PublicKeys(alice.signer), answers(alice.recovery[0])) == nil {
 		t.Error("a recovery code opened the gate twice")
 	}

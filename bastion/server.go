@@ -324,6 +324,9 @@ func (s *Server) serveConn(ctx context.Context, nc net.Conn) {
 	}
 	c := newConnection(s, conn, sc, id, l.proven.address)
 	c.invited = l.invited
+	if l.invited == nil {
+		c.notice()
+	}
 	s.serveConnection(c, channels, requests)
 }
 

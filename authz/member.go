@@ -109,8 +109,8 @@ func memberEvent(opType, id string) Event {
 }
 
 // AddMember proposes a membership, or makes it live at once when the actor is a manager of the
-// project (or the actor is an administrator and the role is manager). Nobody adds themselves. The
-// account is the person's user name when none is given and the role needs one.
+// project. An administrator's first manager of a project is live at once only while nobody could
+// approve it. Nobody adds themselves. The account is the person's user name when none is given and the role needs one.
 func (a *Authority) AddMember(ctx context.Context, by Actor, m Membership) (Membership, error) {
 	event := memberEvent("member.add", m.User)
 	event.ResourceType = "user" // until there is a membership
@@ -178,7 +178,33 @@ func (w *work) mayAdd(m Membership) (approved bool, err error) {
 	if _, err := w.project(m.Project); err != nil {
 		return false, err
 	}
-	return m.Role == RoleManager, nil
+	if m.Role != RoleManager || w.by.unbound() {
+		return m.Role == RoleManager, nil
+	}
+	managed, err := w.hasManager(m.Project)
+	if err != nil || managed {
+		return false, err
+	}
+	waits, err := w.secondPair(m.User)
+	return !waits, err
+}
+
+// hasManager reports whether the project has a live manager.
+func (w *work) hasManager(project string) (bool, error) {
+	managers, err := loadMemberships(w.tx, "project = ? AND role = ?", column(project), string(RoleManager))
+	if err != nil {
+		return false, err
+	}
+	for _, m := range managers {
+		u, err := loadUser(w.tx, m.User)
+		if err != nil {
+			return false, err
+		}
+		if m.live(w.now) && u.State == stateActive {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // checkMember denies a membership that must not be, and claims its account.
@@ -269,10 +295,13 @@ func (w *work) membership(id string) (Membership, error) {
 	return m, nil
 }
 
-// ApproveMember makes a proposed membership live; only a manager of the project, never for themselves.
+// ApproveMember makes a proposed membership live. A manager of the project does it, never for
+// themselves; the first manager of a project, whom no manager can approve, takes a security administrator
+// who did not propose it.
 func (a *Authority) ApproveMember(ctx context.Context, by Actor, id string) error {
 	return a.change(ctx, by, memberEvent("member.approve", id), func(w *work) error {
-		if _, err := w.actor(); err != nil {
+		actor, err := w.actor()
+		if err != nil {
 			return err
 		}
 		m, err := w.membership(id)
@@ -282,12 +311,8 @@ func (a *Authority) ApproveMember(ctx context.Context, by Actor, id string) erro
 		if err := w.other(m.User, "approve a membership"); err != nil {
 			return err
 		}
-		has, err := permissions(w.tx, by.User, m.Project, w.now)
-		if err != nil {
+		if err := w.mayApprove(actor, m); err != nil {
 			return err
-		}
-		if !has.Has(PermManage) {
-			return deny("role.missing", "Only a manager of the project may approve its members.", "")
 		}
 		switch {
 		case !m.open(w.now):
@@ -309,6 +334,24 @@ func (a *Authority) ApproveMember(ctx context.Context, by Actor, id string) erro
 		return w.done(map[string]any{"user": m.User, "role": m.Role, "account": m.Account, "reason": m.Reason,
 			"granted_by": m.GrantedBy, "expires": m.ExpiresAt})
 	})
+}
+
+func (w *work) mayApprove(actor User, m Membership) error {
+	has, err := permissions(w.tx, w.by.User, m.Project, w.now)
+	if err != nil || has.Has(PermManage) {
+		return err
+	}
+	managed, err := w.hasManager(m.Project)
+	if err != nil {
+		return err
+	}
+	switch {
+	case m.Role != RoleManager || managed:
+		return deny("role.missing", "Only a manager of the project may approve its members.", "")
+	case actor.SiteRole != SiteSecurity || m.GrantedBy == actor.Name:
+		return deny("role.missing", "The first manager of a project is approved by a security administrator.", "")
+	}
+	return nil
 }
 
 // EndMember ends a membership, or a proposal of one; live sessions under it end. A manager of the project may do

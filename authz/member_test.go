@@ -12,6 +12,7 @@ func TestPromise7_SiteRolesExcludeOneAnother(t *testing.T) {
 		roles := []SiteRole{SiteAdmin, SiteSecurity, SiteAuditor}
 		for i, held := range roles {
 			w.ok(w.SetSiteRole(ctx, w.as("adam"), "bob", held, "new duty"))
+			w.ok(w.ApproveSiteRole(ctx, w.as("sara"), "bob"))
 			for j, wanted := range roles {
 				if i == j {
 					continue
@@ -31,6 +32,77 @@ func TestPromise7_SiteRolesExcludeOneAnother(t *testing.T) {
 		w.refused(w.SetSiteRole(ctx, w.as("adam"), "adam", NoSiteRole, "tired"), "self")
 		w.refused(w.SetSiteRole(ctx, w.as("sara"), "bob", SiteAdmin, "new duty"), "role.missing")
 		w.refused(w.SetSiteRole(ctx, w.as("adam"), "bob", "king", "new duty"), "input.role")
+	})
+}
+
+// What one administrator does alone gives nobody a site role or a project.
+func TestPromise7_OneAdministratorIsNotEnough(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		ctx := t.Context()
+		adam, until := w.as("adam"), start.AddDate(0, 1, 0)
+		w.ok(w.AddUser(ctx, adam, User{Name: "mole", SiteRole: SiteSecurity}))
+		w.enrol("mole")
+		w.ok(w.SetSiteRole(ctx, adam, "bob", SiteAuditor, "new duty"))
+		for user, role := range map[string]SiteRole{"mole": SiteSecurity, "bob": SiteAuditor} {
+			u, err := w.User(ctx, user)
+			w.ok(err)
+			if u.SiteRole != NoSiteRole || u.ProposedRole != role {
+				t.Errorf("%s has %q, proposed %q", user, u.SiteRole, u.ProposedRole)
+			}
+			w.refused(w.ApproveSiteRole(ctx, adam, user), "role.missing")
+			w.refused(w.ApproveSiteRole(ctx, w.as(user), user), "role.missing")
+		}
+		w.refused(w.ApproveSiteRole(ctx, w.as("sara"), "alice"), "role.not-proposed")
+		w.refused(w.ApproveSiteRole(ctx, Actor{Via: "recover"}, "mole"), "actor.unbound")
+
+		// A manager of the administrator's own, who would let the administrator in.
+		m, err := w.AddMember(ctx, adam, Membership{User: "mole", Project: "imaging", Role: RoleManager, Reason: goodReason, ExpiresAt: until})
+		w.ok(err)
+		if m.ApprovedBy != "" {
+			t.Fatalf("an administrator alone made %+v", m)
+		}
+		_, err = w.AddMember(ctx, w.as("mole"), Membership{User: "adam", Project: "imaging", Role: RoleExporter, Reason: goodReason, ExpiresAt: until})
+		w.refused(err, "role.missing")
+		w.refused(w.ApproveMember(ctx, adam, m.ID), "role.missing")
+		w.refused(w.ApproveMember(ctx, w.as("mole"), m.ID), "self")
+		w.refused(w.ApproveMember(ctx, w.as("odin"), m.ID), "role.missing")
+
+		// A project that has a manager gets another from that one.
+		second, err := w.AddMember(ctx, adam, Membership{User: "mole", Project: "genomics", Role: RoleManager, Reason: goodReason, ExpiresAt: until})
+		w.ok(err)
+		w.refused(w.ApproveMember(ctx, w.as("sara"), second.ID), "role.missing")
+		w.ok(w.ApproveMember(ctx, w.as("mia"), second.ID))
+
+		// With the security administrator it is done.
+		w.ok(w.ApproveMember(ctx, w.as("sara"), m.ID))
+		w.ok(w.ApproveSiteRole(ctx, w.as("sara"), "bob"))
+		if u, err := w.User(ctx, "bob"); err != nil || u.SiteRole != SiteAuditor || u.ProposedRole != NoSiteRole {
+			t.Errorf("bob is %+v, %v", u, err)
+		}
+		if e := w.last("role.approve"); e.UserID != "sara" || e.Details["proposed_by"] != "adam" {
+			t.Errorf("the event is %+v", e)
+		}
+		// What is taken is gone at once, a proposal too.
+		w.ok(w.SetSiteRole(ctx, adam, "mole", NoSiteRole, "no duty"))
+		w.refused(w.ApproveSiteRole(ctx, w.as("sara"), "mole"), "role.not-proposed")
+	})
+}
+
+// Somebody must begin: while there is no security administrator, an administrator acts alone.
+func TestASiteBeginsWithOneAdministrator(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		ctx := t.Context()
+		w.ok(w.Freeze(ctx, w.as("sara"), "sara", "as if there were none"))
+		w.ok(w.SetSiteRole(ctx, w.as("adam"), "bob", SiteSecurity, "the first one"))
+		m, err := w.AddMember(ctx, w.as("adam"), Membership{User: "bob", Project: "imaging", Role: RoleManager, Reason: goodReason, ExpiresAt: start.AddDate(0, 1, 0)})
+		w.ok(err)
+		if u, err := w.User(ctx, "bob"); err != nil || u.SiteRole != SiteSecurity || m.ApprovedBy != "adam" {
+			t.Errorf("bob is %+v, %+v, %v", u, m, err)
+		}
+		w.ok(w.SetSiteRole(ctx, w.as("adam"), "alice", SiteAuditor, "now it takes two"))
+		if u, err := w.User(ctx, "alice"); err != nil || u.SiteRole != NoSiteRole {
+			t.Errorf("alice is %+v, %v", u, err)
+		}
 	})
 }
 

@@ -19,8 +19,9 @@ type User struct {
 	Name          string    `json:"name"`
 	Display       string    `json:"display"`
 	SiteRole      SiteRole  `json:"site_role"`
-	OSUser        string    `json:"os_user,omitempty"` // account on the node that is this person
-	State         string    `json:"state"`             // pending, active or frozen
+	ProposedRole  SiteRole  `json:"proposed_site_role,omitempty"` // waits for a security administrator
+	OSUser        string    `json:"os_user,omitempty"`            // account on the node that is this person
+	State         string    `json:"state"`                        // pending, active or frozen
 	FrozenReason  string    `json:"frozen_reason,omitempty"`
 	HasTOTP       bool      `json:"has_totp"`
 	TermsVersion  string    `json:"terms_version,omitempty"` // SHA-256 of the accepted text
@@ -37,6 +38,7 @@ const (
 )
 
 const selectUsers = `SELECT name, display, site_role, os_user, enrolled_at, frozen_at, frozen_reason,
+	COALESCE((SELECT p.site_role FROM site_role_proposals p WHERE p.user_name = users.name), ''),
 	EXISTS (SELECT 1 FROM totp WHERE totp.user_name = users.name), terms_version, training_until, created_at, created_by
 	FROM users `
 
@@ -45,7 +47,7 @@ func scanUser(row database.Scanner) (User, error) {
 		u                                    User
 		enrolled, frozen, training, createdA int64
 	)
-	err := row.Scan(&u.Name, &u.Display, &u.SiteRole, &u.OSUser, &enrolled, &frozen, &u.FrozenReason, &u.HasTOTP,
+	err := row.Scan(&u.Name, &u.Display, &u.SiteRole, &u.OSUser, &enrolled, &frozen, &u.FrozenReason, &u.ProposedRole, &u.HasTOTP,
 		&u.TermsVersion, &training, &createdA, &u.CreatedBy)
 	if errors.Is(err, sql.ErrNoRows) {
 		return User{}, ErrNotFound
@@ -157,7 +159,8 @@ func (a *Authority) userEvent(opType, user string) Event {
 	return Event{OpType: opType, ResourceType: "user", ResourceID: user}
 }
 
-// AddUser adds a person who then must enrol with an invite. An administrator may do it.
+// AddUser adds a person who then must enrol with an invite. An administrator may do it. A site role
+// waits as with SetSiteRole.
 func (a *Authority) AddUser(ctx context.Context, by Actor, u User) error {
 	return a.change(ctx, by, a.userEvent("user.add", u.Name), func(w *work) error {
 		if _, err := w.need("add people", SiteAdmin); err != nil {
@@ -176,17 +179,32 @@ func (a *Authority) AddUser(ctx context.Context, by Actor, u User) error {
 		if err := w.freeOSUser(u.OSUser, u.Name); err != nil {
 			return err
 		}
+		given, proposed := u.SiteRole, NoSiteRole
+		if given != NoSiteRole {
+			waits, err := w.secondPair(u.Name)
+			if err != nil {
+				return err
+			}
+			if waits {
+				given, proposed = NoSiteRole, u.SiteRole
+			}
+		}
 		n, err := w.tx.Exec(`INSERT INTO users (name, display, site_role, os_user, enrolled_at, frozen_at, frozen_reason,
 				terms_version, terms_at, training_course, training_until, created_at, created_by)
 			VALUES ($1, $2, $3, $4, 0, 0, '', '', 0, '', $5, $6, $7) ON CONFLICT (name) DO NOTHING`,
-			u.Name, u.Display, string(u.SiteRole), u.OSUser, milliseconds(u.TrainingUntil), milliseconds(w.now), by.name())
+			u.Name, u.Display, string(given), u.OSUser, milliseconds(u.TrainingUntil), milliseconds(w.now), by.name())
 		if err != nil {
 			return err
 		}
 		if n == 0 {
 			return deny("user.exists", fmt.Sprintf("There is already a user %s.", u.Name), "")
 		}
-		return w.done(map[string]any{"display": u.Display, "site_role": u.SiteRole, "os_user": u.OSUser})
+		if proposed != NoSiteRole {
+			if err := w.proposeRole(u.Name, proposed); err != nil {
+				return err
+			}
+		}
+		return w.done(map[string]any{"display": u.Display, "site_role": given, "proposed_site_role": proposed, "os_user": u.OSUser})
 	})
 }
 
@@ -293,41 +311,6 @@ func (w *work) target(user string) (User, error) {
 		return User{}, fmt.Errorf("user %q: %w", user, ErrNotFound)
 	}
 	return u, err
-}
-
-// SetSiteRole gives a person a site role or, with NoSiteRole, takes it. The roles exclude one
-// another: who holds one must lose it before getting another. An administrator may do it, never for themselves.
-func (a *Authority) SetSiteRole(ctx context.Context, by Actor, user string, role SiteRole, reason string) error {
-	return a.change(ctx, by, a.userEvent("role.set", user), func(w *work) error {
-		if _, err := w.need("give or take site roles", SiteAdmin); err != nil {
-			return err
-		}
-		if err := w.other(user, "give or take a site role"); err != nil {
-			return err
-		}
-		if err := errors.Join(checkSiteRole(role), checkText("reason", reason, minNote)); err != nil {
-			return err
-		}
-		u, err := w.target(user)
-		if err != nil {
-			return err
-		}
-		if role != NoSiteRole && u.SiteRole != NoSiteRole && u.SiteRole != role {
-			w.event.OpType = "role.conflict.denied"
-			return deny("role.conflict", fmt.Sprintf("%s is %s; administrator, security administrator and auditor "+
-				"exclude one another.", user, u.SiteRole), fmt.Sprintf("asked for %s", role))
-		}
-		// The old role is compared again, so that two nodes cannot write one after the other.
-		n, err := w.tx.Exec("UPDATE users SET site_role = $1 WHERE name = $2 AND site_role = $3",
-			string(role), user, string(u.SiteRole))
-		if err != nil {
-			return err
-		}
-		if n != 1 {
-			return errors.New("the role changed meanwhile")
-		}
-		return w.done(map[string]any{"role": role, "before": u.SiteRole, "reason": reason})
-	})
 }
 
 // SetOSUser binds an account of the node to a person; "" unbinds. An administrator may do it.

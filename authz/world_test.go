@@ -253,6 +253,9 @@ func (w *world) add(by, user string, role Role) Membership {
 	m, err := w.AddMember(w.t.Context(), w.as(by), Membership{User: user, Project: "genomics", Role: role,
 		Reason: goodReason, ExpiresAt: w.clock.Now().AddDate(0, 6, 0)})
 	w.ok(err)
+	if by == "adam" && role == RoleManager {
+		w.ok(w.ApproveMember(w.t.Context(), w.as("sara"), m.ID))
+	}
 	w.member[user] = m
 	return m
 }

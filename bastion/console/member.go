@@ -44,7 +44,11 @@ func (k *call) memberAdd() *cobra.Command {
 			return err
 		}
 		if m.ApprovedBy == "" {
-			if err := k.done(m, "proposed %s as %s of %s; a manager approves it with: member approve %s", m.User, string(m.Role), m.Project, m.ID); err != nil {
+			who := "a manager"
+			if m.Role == authz.RoleManager {
+				who = "a manager, or a security administrator while there is none,"
+			}
+			if err := k.done(m, "proposed %s as %s of %s; "+who+" approves it with: member approve %s", m.User, string(m.Role), m.Project, m.ID); err != nil {
 				return err
 			}
 			return errWaiting
@@ -62,7 +66,7 @@ func (k *call) memberAdd() *cobra.Command {
 }
 
 func (k *call) memberApprove() *cobra.Command {
-	return verb("approve ID", "Make a proposed membership live, as a manager of the project", func(c *cobra.Command, args []string) error {
+	return verb("approve ID", "Make a proposed membership live", func(c *cobra.Command, args []string) error {
 		if err := k.Authority.ApproveMember(c.Context(), k.by(), args[0]); err != nil {
 			return err
 		}

@@ -12,7 +12,7 @@ import (
 
 func (k *call) userNoun() *cobra.Command {
 	return noun("user", "People: add, show, freeze, invite",
-		k.userAdd(), k.userLs(), k.userShow(), k.userRole(), k.userOSUser(), k.userFreeze(), k.userUnfreeze(), k.userInvite())
+		k.userAdd(), k.userLs(), k.userShow(), k.userRole(), k.userApproveRole(), k.userOSUser(), k.userFreeze(), k.userUnfreeze(), k.userInvite())
 }
 
 func (k *call) userAdd() *cobra.Command {
@@ -30,12 +30,15 @@ func (k *call) userAdd() *cobra.Command {
 		if err := k.Authority.AddUser(ctx, k.by(), authz.User{Name: args[0], Display: display, OSUser: osUser, SiteRole: site}); err != nil {
 			return err
 		}
-		if invite {
-			return k.invite(c, args[0], defaultInvite)
-		}
 		u, err := k.Authority.User(ctx, args[0])
 		if err != nil {
 			return err
+		}
+		if u.ProposedRole != authz.NoSiteRole {
+			fmt.Fprintln(k.verb.Stderr, proposedRole(u))
+		}
+		if invite {
+			return k.invite(c, args[0], defaultInvite)
 		}
 		return k.done(u, "added %s; `user invite %s` makes the way in", u.Name, u.Name)
 	})
@@ -119,6 +122,7 @@ func (k *call) printUser(u authz.User) {
 	f.add("state", u.State)
 	f.addIf("frozen because", u.FrozenReason)
 	f.addIf("site role", string(u.SiteRole))
+	f.addIf("proposed role", string(u.ProposedRole))
 	f.addIf("account on the node", u.OSUser)
 	f.add("second factor", factorName(u))
 	f.add("terms accepted", dash(shorten(u.TermsVersion, 17)))
@@ -137,8 +141,36 @@ func (k *call) userRole() *cobra.Command {
 		if err := k.Authority.SetSiteRole(c.Context(), k.by(), args[0], role, reason); err != nil {
 			return err
 		}
-		return k.doneUser(c, args[0], "the site role of %s is %s", args[0], args[1])
+		u, err := k.Authority.User(c.Context(), args[0])
+		if err != nil {
+			return err
+		}
+		if u.ProposedRole == authz.NoSiteRole {
+			return k.done(u, "the site role of %s is %s", args[0], args[1])
+		}
+		if err := k.done(u, "%s", proposedRole(u)); err != nil {
+			return err
+		}
+		return errWaiting
 	}), &reason)
+}
+
+// proposedRole says what a site role still waits for.
+func proposedRole(u authz.User) string {
+	return fmt.Sprintf("the site role %s waits for a security administrator: user approve-role %s", u.ProposedRole, u.Name)
+}
+
+func (k *call) userApproveRole() *cobra.Command {
+	return verb("approve-role NAME", "Approve the site role that an administrator proposed", func(c *cobra.Command, args []string) error {
+		if err := k.Authority.ApproveSiteRole(c.Context(), k.by(), args[0]); err != nil {
+			return err
+		}
+		u, err := k.Authority.User(c.Context(), args[0])
+		if err != nil {
+			return err
+		}
+		return k.done(u, "the site role of %s is %s", u.Name, string(u.SiteRole))
+	})
 }
 
 // doneUser tells what was done to a person; JSON shows the person.

@@ -194,7 +194,9 @@ func (g *gate) project() {
 	host, _ := newKey(g.t)
 	g.must(ExitOK, "admin", "project add genomics --title 'Genome study' --until 2027-11-01 --approve manager --approve second=security-admin")
 	g.must(ExitOK, "admin", "server add genomics/db1 10.0.0.5 --host-key '"+PublicLine(host)+"'")
-	g.must(ExitOK, "admin", "member add genomics mei --role manager --until 365d --reason 'leads the project'")
+	var proposed authz.Membership
+	g.json(ExitWaiting, "admin", "member add genomics mei --role manager --until 365d --reason 'leads the project'", &proposed)
+	g.must(ExitOK, "sec", "member approve "+proposed.ID)
 	g.must(ExitOK, "mei", "member add genomics alice --role researcher --until 90d --reason 'new student'")
 	g.must(ExitOK, "mei", "member add genomics olaf --role operator --account olaf-ops --until 90d --reason 'runs the server'")
 	keys, err := recorder.NewEpochKeys()
@@ -564,6 +566,29 @@ func TestListsWithoutAProject(t *testing.T) {
 			t.Errorf("%s nowhere: %+v", verb, a)
 		}
 	}
+}
+
+func TestASiteRoleTakesTwo(t *testing.T) {
+	g := newGate(t)
+	if out := g.must(ExitWaiting, "admin", "user role alice auditor --reason 'new duty'"); !strings.Contains(out, "user approve-role alice") {
+		t.Errorf("user role:\n%s", out)
+	}
+	if out := g.must(ExitOK, "sec", "user show alice"); !strings.Contains(out, "proposed role") {
+		t.Errorf("user show:\n%s", out)
+	}
+	g.must(ExitDenied, "admin", "user approve-role alice")
+	g.must(ExitOK, "sec", "user approve-role alice")
+	g.must(ExitDenied, "sec", "user approve-role alice")
+	var u authz.User
+	g.json(ExitOK, "admin", "user show alice", &u)
+	if u.SiteRole != authz.SiteAuditor || u.ProposedRole != "" {
+		t.Errorf("alice is %+v", u)
+	}
+	a := g.call("admin", "user add rosa --site-role auditor --invite", "")
+	if a.code != ExitOK || !strings.Contains(a.errOut, "user approve-role rosa") {
+		t.Errorf("user add: %+v", a)
+	}
+	g.must(ExitOK, "admin", "user role rosa none --reason 'not needed'")
 }
 
 func TestAMistypedVerbFindsItsNeighbour(t *testing.T) {

@@ -129,6 +129,7 @@ func (s *site) populate(ctx context.Context, a *authz.Authority, invite string) 
 		return err
 	}
 	ada := authz.Actor{User: "ada", RemoteAddr: "local", Via: "socket"}
+	tomas := authz.Actor{User: "tomas", RemoteAddr: "127.0.0.1", Via: "ssh"}
 	mei := authz.Actor{User: "mei", RemoteAddr: "127.0.0.1", Via: "ssh"}
 	for project := range s.servers {
 		if err := s.addProject(ctx, a, ada, project); err != nil {
@@ -139,6 +140,11 @@ func (s *site) populate(ctx context.Context, a *authz.Authority, invite string) 
 	for _, p := range cast {
 		if err := a.AddUser(ctx, ada, authz.User{Name: p.name, SiteRole: p.site}); err != nil {
 			return err
+		}
+		if u, err := a.User(ctx, p.name); err != nil || u.ProposedRole != authz.NoSiteRole {
+			if err := errors.Join(err, a.ApproveSiteRole(ctx, tomas, p.name)); err != nil {
+				return err
+			}
 		}
 		token, _, err := a.CreateInvite(ctx, ada, p.name, 24*time.Hour)
 		if err != nil {
@@ -152,8 +158,11 @@ func (s *site) populate(ctx context.Context, a *authz.Authority, invite string) 
 			if p.name == "mei" {
 				by = ada
 			}
-			_, err := a.AddMember(ctx, by, authz.Membership{Project: m.project, User: p.name, Role: m.role, Account: m.account,
+			made, err := a.AddMember(ctx, by, authz.Membership{Project: m.project, User: p.name, Role: m.role, Account: m.account,
 				Reason: "member of the site of the stories", ExpiresAt: until})
+			if err == nil && made.ApprovedBy == "" {
+				err = a.ApproveMember(ctx, tomas, made.ID)
+			}
 			if err != nil {
 				return fmt.Errorf("%s in %s: %w", p.name, m.project, err)
 			}

@@ -31,6 +31,9 @@ const termsText = `Terms of use of the demo environment
 3. Keep your key and your authenticator to yourself.
 `
 
+// security is the security administrator, who approves what the administrator proposes.
+const security = "tomas"
+
 // actor is a person of the demo at work on the node itself.
 func actor(name string) authz.Actor {
 	return authz.Actor{User: name, RemoteAddr: "local", Via: "socket"}
@@ -69,6 +72,13 @@ func (d *demo) invite(ctx context.Context, admin string, p person) (string, erro
 	a := d.node.Authority
 	if err := a.AddUser(ctx, actor(admin), authz.User{Name: p.name, Display: p.display, SiteRole: p.site}); err != nil {
 		return "", fmt.Errorf("add %s: %w", p.name, err)
+	}
+	u, err := a.User(ctx, p.name)
+	if err == nil && u.ProposedRole != authz.NoSiteRole {
+		err = a.ApproveSiteRole(ctx, actor(security), p.name)
+	}
+	if err != nil {
+		return "", fmt.Errorf("site role of %s: %w", p.name, err)
 	}
 	token, _, err := a.CreateInvite(ctx, actor(admin), p.name, inviteLife)
 	if err != nil {
@@ -204,12 +214,15 @@ func (d *demo) nodeKeyFile() string { return d.state.path("auditor", "node.pub")
 // epochFile is where the private epoch key of a project lies.
 func (d *demo) epochFile(project string) string { return d.state.path("auditor", project+".key") }
 
-// seedMembers lets the administrator name the managers, and the managers everybody else.
+// seedMembers lets the administrator and the security administrator make the managers, and the managers everybody else.
 func (d *demo) seedMembers(ctx context.Context, admin string) error {
 	until := time.Now().UTC().Add(memberLife).Truncate(time.Second)
 	add := func(by, project string, p person, role authz.Role) error {
-		_, err := d.node.Authority.AddMember(ctx, actor(by), authz.Membership{User: p.name, Project: project, Role: role,
+		m, err := d.node.Authority.AddMember(ctx, actor(by), authz.Membership{User: p.name, Project: project, Role: role,
 			Reason: fmt.Sprintf("%s is %s in the demo's story", p.display, role), ExpiresAt: until})
+		if err == nil && m.ApprovedBy == "" {
+			err = d.node.Authority.ApproveMember(ctx, actor(security), m.ID)
+		}
 		if err != nil {
 			return fmt.Errorf("make %s %s of %s: %w", p.name, role, project, err)
 		}

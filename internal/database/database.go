@@ -77,6 +77,8 @@ func (db *DB) Engine() Engine { return db.engine }
 // Close closes all connections. Transactions that run are rolled back.
 func (db *DB) Close() error {
 	var err error
+	// The writer goes last: the last connection brings SQLite's log into the one
+	// file, which one that only reads cannot.
 	for _, pool := range []*sql.DB{db.watch, db.read, db.write} {
 		if pool != nil {
 			err = errors.Join(err, pool.Close())

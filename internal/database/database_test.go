@@ -264,3 +264,33 @@ func TestTransactionHasATimeLimit(t *testing.T) {
 		}
 	})
 }
+
+// Whoever copies the one file of a node that was stopped has all of it.
+func TestClosedSQLiteIsOneFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.db")
+	db := open(t, path)
+	for range 3 {
+		if err := db.Write(t.Context(), func(tx Tx) error {
+			_, err := tx.Exec("UPDATE changes SET generation = generation + 1")
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		generation(t, db)
+		if err := db.Watch(t.Context(), func(tx Tx) error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	files, err := os.ReadDir(filepath.Dir(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if f.Name() != "state.db" {
+			t.Errorf("%s is left", f.Name())
+		}
+	}
+}

@@ -325,6 +325,11 @@ func TestNodeServesAndStops(t *testing.T) {
 		t.Error(err)
 	}
 
+	// A copy of the database's one file is all of it.
+	if left, err := filepath.Glob(filepath.Join(c.State, "*-wal")); err != nil || len(left) > 0 {
+		t.Errorf("after a clean stop there is %v, %v", left, err)
+	}
+
 	// Start and stop stand in the ledger, which is signed and not sealed.
 	ledger, err := os.ReadFile(filepath.Join(c.State, "ledger", recorder.LedgerFile))
 	if err != nil {

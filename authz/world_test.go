@@ -22,18 +22,27 @@ import (
 	"sallyport/internal/testkit"
 )
 
-var postgres *testkit.Postgres
+// server is the PostgreSQL of these tests, started by the first that needs it: the workers of a
+// fuzz run need none.
+type server struct {
+	once    sync.Once
+	started *testkit.Postgres
+	err     error
+}
+
+func (s *server) get() (*testkit.Postgres, error) {
+	s.once.Do(func() { s.started, s.err = testkit.StartPostgres(context.Background()) })
+	return s.started, s.err
+}
+
+var postgres server
 
 func TestMain(m *testing.M) {
-	os.Exit(func() int {
-		var err error
-		if postgres, err = testkit.StartPostgres(context.Background()); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		defer postgres.Stop()
-		return m.Run()
-	}())
+	code := m.Run()
+	if postgres.started != nil {
+		postgres.started.Stop()
+	}
+	os.Exit(code)
 }
 
 // memoryLedger keeps leaves, and insists on what a Ledger is promised.
@@ -153,7 +162,11 @@ func onBoth(t *testing.T, test func(t *testing.T, w *world)) {
 		test(t, newWorld(t, filepath.Join(t.TempDir(), "state.db")))
 	})
 	t.Run("postgres", func(t *testing.T) {
-		url, err := postgres.Database(t.Context())
+		server, err := postgres.get()
+		if err != nil {
+			t.Fatal(err)
+		}
+		url, err := server.Database(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -38,6 +38,8 @@ python3-paramiko    python:paramiko
 tmux                tmux
 expect              expect
 zbar-tools          zbarimg
+curl                curl
+rsync               rsync
 '
 
 case $target in

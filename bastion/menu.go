@@ -55,7 +55,8 @@ func (ch *channel) nowhere(routes []authz.RouteChoice) ending {
 	return ch.refused(c.refuse("session.refused", "route.none", sentence, nil))
 }
 
-// pick shows the short menu.
+// pick shows the short menu. A choice is a number, or the place as it stands
+// there, or a project that is there once.
 func (ch *channel) pick(ctx context.Context, open []authz.RouteChoice) (authz.RouteChoice, *ending) {
 	var b strings.Builder
 	b.WriteString("Where to?\n")
@@ -64,25 +65,44 @@ func (ch *channel) pick(ctx context.Context, open []authz.RouteChoice) (authz.Ro
 		if !has(r.Allowed, authz.ActionShell) {
 			note = ", needs approval"
 		}
-		fmt.Fprintf(&b, "  %d) %s/%s  %s (%s%s)\n", i+1, r.Project, r.Server, printable(r.Title, 40), r.Role, note)
+		fmt.Fprintf(&b, "  %d) %s/%s (%s%s)\n", i+1, r.Project, r.Server, r.Role, note)
+		if r.Title != "" {
+			fmt.Fprintf(&b, "     %s\n", printable(r.Title, 60))
+		}
 	}
 	ch.say(b.String())
 	for range 3 {
-		line, err := ch.question(ctx, "Number: ", menuTime)
+		line, err := ch.question(ctx, "Number or name: ", menuTime)
 		if err != nil {
 			return authz.RouteChoice{}, &ending{status: exitFailed}
 		}
-		if n, err := strconv.Atoi(line); err == nil && n >= 1 && n <= len(open) {
-			return open[n-1], nil
+		if r, ok := chosen(line, open); ok {
+			return r, nil
 		}
-		for _, r := range open {
-			if line == r.Project+"/"+r.Server {
-				return r, nil
-			}
-		}
-		ch.say(fmt.Sprintf("Type a number from 1 to %d, or Ctrl-C to leave.\n", len(open)))
+		ch.say(fmt.Sprintf("Type a number from 1 to %d or a name from the list; Ctrl-C leaves.\n", len(open)))
 	}
+	ch.tell("No choice was made in three tries.")
 	return authz.RouteChoice{}, &ending{status: exitUsage}
+}
+
+// chosen finds what a person typed at the menu.
+func chosen(line string, open []authz.RouteChoice) (authz.RouteChoice, bool) {
+	if n, err := strconv.Atoi(line); err == nil && n >= 1 && n <= len(open) {
+		return open[n-1], true
+	}
+	var found []authz.RouteChoice
+	for _, r := range open {
+		if line == r.Project+"/"+r.Server {
+			return r, true
+		}
+		if line == r.Project {
+			found = append(found, r)
+		}
+	}
+	if len(found) != 1 {
+		return authz.RouteChoice{}, false
+	}
+	return found[0], true
 }
 
 func has(actions []authz.Action, a authz.Action) bool {

@@ -83,6 +83,8 @@ func (p *Player) PlayFile(ctx context.Context, in *os.File) error {
 const (
 	restoreScreen = "\x1b(B\x1b[0m\x1b[r\x1b[?1049l\x1b[?25h\x1b[?7h\x1b[?5l\x1b[?6l\x1b[?1l\x1b>\x1b[4l"
 	clearScreen   = restoreScreen + "\x1b[2J\x1b[H"
+	// leaveScreen puts the cursor below all that was played: restoreScreen homes it.
+	leaveScreen = restoreScreen + "\x1b[999;1H\r\n"
 )
 
 // Play plays to the end, to a quit key (nil) or until ctx is done.
@@ -105,7 +107,7 @@ func (p *Player) Play(ctx context.Context) error {
 	for err == nil && !p.quit && (p.have || p.paused) {
 		err = p.step(ctx)
 	}
-	_, writeErr := io.WriteString(p.Out, restoreScreen+"\r\n")
+	_, writeErr := io.WriteString(p.Out, leaveScreen)
 	return errors.Join(err, writeErr)
 }
 

@@ -84,7 +84,7 @@ func play(t *testing.T, p Player, keys ...keyAt) (string, error) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	err := p.Play(ctx)
-	log, ok := strings.CutSuffix(s.log.String(), fmt.Sprintf("%v %q\n", s.now.Sub(s.start), restoreScreen+"\r\n"))
+	log, ok := strings.CutSuffix(s.log.String(), fmt.Sprintf("%v %q\n", s.now.Sub(s.start), leaveScreen))
 	if !ok {
 		t.Errorf("the terminal was not restored:\n%s", s.log)
 	}

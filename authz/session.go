@@ -32,18 +32,22 @@ type Session struct {
 	Epoch      string    `json:"epoch"`
 	StartedAt  time.Time `json:"started_at"`
 	EndedAt    time.Time `json:"ended_at,omitzero"`
-	// Result is "" while live, then exited, signalled, killed, refused-live, client-gone,
+	// Result is "" while live, then exited, signalled, killed, right-ended, client-gone,
 	// server-gone, recording-failed, crashed.
 	Result   string `json:"result"`
 	ExitCode int    `json:"exit_code"`
 	BytesIn  int64  `json:"bytes_in"`
 	BytesOut int64  `json:"bytes_out"`
+	// KilledBy is who ended it before its time, with their reason; "" when nobody did.
+	KilledBy   string `json:"killed_by,omitempty"`
+	KillReason string `json:"kill_reason,omitempty"`
 	// Head is the hex hash of the recording's last block, as far as the node knows it.
 	Head string `json:"head,omitempty"`
 }
 
 const selectSessions = `SELECT id, number, node, connection, user_name, project, server, account, role, action, command,
-	pty, remote_addr, request, epoch, started_at, ended_at, result, exit_code, bytes_in, bytes_out, head FROM sessions `
+	pty, remote_addr, request, epoch, started_at, ended_at, result, exit_code, bytes_in, bytes_out, head,
+	killed_by, kill_reason FROM sessions `
 
 func scanSession(row database.Scanner) (Session, error) {
 	var (
@@ -53,7 +57,7 @@ func scanSession(row database.Scanner) (Session, error) {
 	)
 	err := row.Scan(&s.ID, &s.Number, &s.Node, &s.Connection, &s.User, &s.Project, &s.Server, &s.Account, &s.Role,
 		&s.Action, &command, &s.PTY, &s.RemoteAddr, &s.Request, &s.Epoch, &started, &ended, &s.Result, &s.ExitCode,
-		&s.BytesIn, &s.BytesOut, &s.Head)
+		&s.BytesIn, &s.BytesOut, &s.Head, &s.KilledBy, &s.KillReason)
 	if errors.Is(err, sql.ErrNoRows) {
 		return Session{}, ErrNotFound
 	}

@@ -31,13 +31,13 @@ func (ch *channel) enrol(ctx context.Context) ending {
 	if err != nil {
 		return ch.failed(ctx, err)
 	}
-	ch.say("Scan this with an authenticator app, or type the secret into it:\n\n")
+	// The code stands right above the question, so that both fit on 24 rows.
+	ch.say("Scan this with an authenticator app, or type the secret into it.\nSecret: " + grouped(secret) + "\n")
 	if ch.hasPTY() {
 		ch.say(drawQR(uri))
 	} else {
 		ch.say(uri + "\n")
 	}
-	ch.say("\nSecret: " + grouped(secret) + "\n\n")
 	for tries := factorTries; tries > 0; tries-- {
 		code, err := ch.question(ctx, "Code that the app shows now: ", enrolTime)
 		if err != nil {
@@ -55,7 +55,7 @@ func (ch *channel) enrol(ctx context.Context) ending {
 			return ch.failed(ctx, err)
 		}
 	}
-	ch.tell("No right code came; the invite is still good, so connect again to start over.")
+	ch.tell("No right code came, so nothing was enrolled; check that the phone's clock is right, then connect again: the invite is still good.")
 	return ending{status: exitDenied}
 }
 

@@ -84,7 +84,7 @@ func TestServerThatNeverOpensTheChannelHoldsNobody(t *testing.T) {
 	testkit.WaitFor(t, 5*time.Second, "the session", func() bool { return len(g.sessions()) == 1 })
 	check(t, g.authority.Freeze(context.Background(), authz.Actor{User: "sec", RemoteAddr: "127.0.0.1", Via: "ssh"}, "alice", "incident"))
 	endsWithin(t, time.Second, "the end of a frozen person's session", func() { _ = s.Wait() })
-	testkit.WaitFor(t, 5*time.Second, "the session to be closed", func() bool { return g.sessions()[0].Result == "refused-live" })
+	testkit.WaitFor(t, 5*time.Second, "the session to be closed", func() bool { return g.sessions()[0].Result == "right-ended" })
 }
 
 func TestFrozenServerHoldsNeitherSessionNorGate(t *testing.T) {

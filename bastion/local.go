@@ -148,7 +148,7 @@ func (l *localLogin) factor(meta ssh.ConnMetadata, ask ssh.KeyboardInteractiveCh
 	person, err := s.authority.UserByOSUser(ctx, l.osUser)
 	if err != nil {
 		return nil, &ssh.BannerError{Err: errDenied, Message: fmt.Sprintf(
-			"sallyport: The OS user %s is bound to no person on this gate.\r\n", printable(l.osUser, 64))}
+			"sallyport: The OS user %[1]s is bound to no person on this gate; an administrator binds it with: user os-user NAME %[1]s.\r\n", printable(l.osUser, 64))}
 	}
 	now := s.now()
 	id := authz.Identity{User: person.Name, Connection: newID("C"), Via: "socket", Client: printable(string(meta.ClientVersion()), 80),

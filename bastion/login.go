@@ -276,7 +276,7 @@ func (s *Server) askFactor(ctx context.Context, id authz.Identity, ask ssh.Keybo
 		}
 	}
 	return authz.Factor{}, s.authority.Refuse(ctx, loginEvent(id, "login.refused"), "factor.tries",
-		"No right code was given in three tries, so the connection is closed.", "")
+		"No right code was given in three tries, so the connection is closed; if codes keep failing, check the clock of the device that shows them.", "")
 }
 
 func triesLeft(n int) string {

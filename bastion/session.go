@@ -189,7 +189,7 @@ func (s *session) finish(e ending, err error) ending {
 	switch {
 	case err == nil:
 	case errors.As(err, &refusal):
-		result, e = "refused-live", ending{status: exitDenied}
+		result, e = "right-ended", ending{status: exitDenied}
 		if refusal.Rule == "session.killed" {
 			result = "killed"
 		}

@@ -258,17 +258,17 @@ func TestPromise2_SessionEndsWithTheMembership(t *testing.T) {
 	}{
 		{"membership ended", func(g *gate, _ string, m authz.Membership) error {
 			return g.authority.EndMember(context.Background(), authz.Actor{User: "mei-genomics", RemoteAddr: "127.0.0.1", Via: "ssh"}, m.ID, "left the project today")
-		}, "refused-live"},
+		}, "right-ended"},
 		{"user frozen", func(g *gate, _ string, _ authz.Membership) error {
 			return g.authority.Freeze(context.Background(), authz.Actor{User: "sec", RemoteAddr: "127.0.0.1", Via: "ssh"}, "carl", "suspected misuse")
-		}, "refused-live"},
+		}, "right-ended"},
 		{"killed", func(g *gate, session string, _ authz.Membership) error {
 			return g.authority.KillSession(context.Background(), authz.Actor{User: "sec", RemoteAddr: "127.0.0.1", Via: "ssh"}, session, "suspected misuse")
 		}, "killed"},
 		{"expired", func(g *gate, _ string, _ authz.Membership) error {
 			g.clock.Advance(2000 * time.Hour)
 			return nil
-		}, "refused-live"},
+		}, "right-ended"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			g, d := newSite(t)

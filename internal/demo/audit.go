@@ -43,7 +43,7 @@ func (t *tour) rosaLists(ctx context.Context) (string, error) {
 		}
 		if s.User == newcomer {
 			t.number = strconv.FormatInt(s.Number, 10)
-			if s.Result != "refused-live" {
+			if s.Result != "right-ended" {
 				return "", fmt.Errorf("the session of %s ended as %q", newcomer, s.Result)
 			}
 		}

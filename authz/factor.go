@@ -206,7 +206,8 @@ func (f failures) store(tx database.Tx, user string) error {
 
 // VerifyFactor checks a typed TOTP or recovery code. Each time step counts once, on all nodes.
 // It returns ErrWrongCode or ErrUsedCode for a further try, or a *Refusal when the person must wait.
-// Failures count per person and slow them down: 5 in 10 minutes, then doubling.
+// Failures count per person and slow them down: 5 in 10 minutes, then doubling. An empty answer is no
+// guess: ssh gives it where nobody sits at a terminal. It is wrong, and neither counted nor recorded.
 func (a *Authority) VerifyFactor(ctx context.Context, id Identity, answer string) (Factor, error) {
 	var (
 		factor Factor
@@ -218,6 +219,10 @@ func (a *Authority) VerifyFactor(ctx context.Context, id Identity, answer string
 		w.event = id.event("factor.success")
 		if err := loginAllowed(w.tx, id, w.now, true); err != nil {
 			return err
+		}
+		if code == "" {
+			failed = ErrWrongCode
+			return nil
 		}
 		var err error
 		switch {

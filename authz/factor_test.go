@@ -150,6 +150,31 @@ func TestWrongCodesSlowDown(t *testing.T) {
 	})
 }
 
+func TestAnEmptyAnswerIsNoGuess(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		ctx, before := t.Context(), w.ledger.Last()
+		for range 2 * failuresAllowed {
+			for _, answer := range []string{"", " \r\n", " - "} {
+				if _, err := w.VerifyFactor(ctx, w.keyOnly("alice"), answer); !errors.Is(err, ErrWrongCode) {
+					t.Fatalf("%q gave %v, want ErrWrongCode", answer, err)
+				}
+			}
+		}
+		if w.ledger.Last() != before {
+			t.Error("an empty answer is an event")
+		}
+		if notice, err := w.Notice(ctx, w.identity("alice")); err != nil || notice != "" {
+			t.Errorf("an empty answer is told: %q, %v", notice, err)
+		}
+		if _, err := w.VerifyFactor(ctx, w.keyOnly("alice"), w.codeAt("alice", 0)); err != nil {
+			t.Errorf("a right code after them gave %v", err)
+		}
+		w.ok(w.Freeze(ctx, w.as("sara"), "alice", "left the site"))
+		_, err := w.VerifyFactor(ctx, w.keyOnly("alice"), "")
+		w.refused(err, "user.frozen") // who may not come in is told so, whatever was typed
+	})
+}
+
 func TestWrongCodesAreToldAtTheNextLogin(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
 		ctx := t.Context()

@@ -243,7 +243,7 @@ func (a *Authority) CreateRequest(ctx context.Context, by Actor, project, server
 		if err != nil {
 			return err
 		}
-		if err := checkText("reason", reason, minNote); err != nil {
+		if err := checkText("reason", reason, MinReason); err != nil {
 			return err
 		}
 		r = Request{Kind: RequestSession, User: by.User, Project: p.Name, Server: d.Route.Server, Reason: reason,

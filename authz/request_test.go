@@ -44,6 +44,9 @@ func TestPromise7_LevelsInSeries(t *testing.T) {
 			return err
 		}
 		w.refused(vote(w.as("mia"), true, "", ""), "vote.factor")
+		if err := vote(w.as("mia"), false, "", "not now"); !strings.Contains(err.Error(), "ssh -o ControlPath=none gate request deny 1.") {
+			t.Errorf("%q does not say how to vote", err)
+		}
 		w.refused(vote(w.voting("olga"), true, "", ""), "vote.self")
 		w.refused(vote(w.voting("sara"), true, "", ""), "vote.not-eligible") // her level is not open
 		w.refused(vote(w.voting("adam"), true, "", ""), "vote.not-eligible") // an administrator has no vote
@@ -250,8 +253,13 @@ func TestWhoMayRequest(t *testing.T) {
 		}
 		_, err := w.CreateRequest(ctx, w.as("olga"), "genomics", "db9", "disk is full")
 		w.refused(err, "server.unknown")
-		_, err = w.CreateRequest(ctx, w.as("olga"), "genomics", "db1", "")
-		w.refused(err, "input.text")
+		for _, reason := range []string{"", "disk full"} { // ten characters are the least
+			_, err = w.CreateRequest(ctx, w.as("olga"), "genomics", "db1", reason)
+			w.refused(err, "input.text")
+		}
+		if want := "at least 10 characters"; !strings.Contains(err.Error(), want) {
+			t.Errorf("%q does not say %q", err, want)
+		}
 		w.ok(w.Freeze(ctx, w.as("adam"), "sara", "on leave"))
 		_, err = w.CreateRequest(ctx, w.as("olga"), "genomics", "db1", "disk is full")
 		w.refused(err, "request.no-quorum")

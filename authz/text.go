@@ -10,7 +10,8 @@ import (
 
 // Lengths of texts that people give, in characters.
 const (
-	// MinReason is the least that a reason for access to data may have: too short to be thoughtless.
+	// MinReason is the least that the reason of a new membership or request may have, which gives access
+	// to data: less would be thoughtless.
 	MinReason = 10
 	// minNote is the least for the reasons of other acts, which may be urgent.
 	minNote = 3

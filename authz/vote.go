@@ -38,7 +38,7 @@ func (a *Authority) Vote(ctx context.Context, by Actor, id string, approve bool,
 		if r, err = w.request(id); err != nil {
 			return err
 		}
-		if err := w.mayVote(r, digest); err != nil {
+		if err := w.mayVote(r, approve, digest); err != nil {
 			return err
 		}
 		least := 0
@@ -79,16 +79,19 @@ func denySecondVote(r Request) error {
 }
 
 // mayVote denies a vote that must not count.
-func (w *work) mayVote(r Request, digest string) error {
-	person := w.by.User
+func (w *work) mayVote(r Request, approve bool, digest string) error {
+	person, verb := w.by.User, "deny"
+	if approve {
+		verb = "approve"
+	}
 	switch {
 	case person == "":
 		return deny("vote.not-eligible", "A vote needs a person.", "")
 	case r.User == person:
 		return deny("vote.self", "Nobody votes on a request of their own.", "")
 	case !w.by.VerbOnly:
-		return deny("vote.factor", fmt.Sprintf("A vote needs a second factor of its own: "+
-			"use ssh gate request approve %d as its own command.", r.Number), "")
+		return deny("vote.factor", fmt.Sprintf("A vote needs a second factor and a connection of its own: "+
+			"ssh -o ControlPath=none gate request %s %d.", verb, r.Number), "")
 	case r.State != requestPending:
 		return deny("request.over", fmt.Sprintf("Request %d is %s already.", r.Number, r.State), "")
 	case digest != "" && !strings.EqualFold(digest, r.Digest):

@@ -18,7 +18,10 @@ import (
 type EventQuery struct {
 	Reference, User, OpType, Project, Session, Connection string
 	Since, Until                                          time.Time // Until is exclusive
+	Sequence                                              int64     // the number in this node's ledger
 	Limit                                                 int       // the newest so many
+
+	node string // whose Sequence is meant
 }
 
 // MaxEvents is how many events one call of Events returns at most. EachEvent has no such bound.
@@ -48,6 +51,7 @@ func (a *Authority) Events(ctx context.Context, by Actor, q EventQuery) ([]Event
 // keeps others waiting. An error of fn ends it and is returned.
 func (a *Authority) EachEvent(ctx context.Context, by Actor, q EventQuery, fn func(Event) error) error {
 	var after *eventPlace
+	q.node = a.node
 	if q.Limit > 0 {
 		var err error
 		if after, err = a.beforeNewest(ctx, by, q); err != nil {
@@ -190,6 +194,9 @@ func (q EventQuery) narrow(f *filter) {
 		if c.value != "" {
 			f.add(c.condition, column(c.value))
 		}
+	}
+	if q.Sequence != 0 {
+		f.add("node = ? AND sequence = ?", q.node, q.Sequence)
 	}
 	if !q.Since.IsZero() {
 		f.add("happened_at >= ?", milliseconds(q.Since))

@@ -70,6 +70,13 @@ func TestSessionFromOpenToClose(t *testing.T) {
 			t.Error("one id opened two sessions")
 		}
 		w.refused(w.KillSession(ctx, w.as("adam"), s.ID, "too late"), "session.ended")
+		killed := w.open(ask)
+		w.ok(w.KillSession(ctx, w.as("adam"), killed.ID, "takes too much"))
+		seen, err := w.Sessions(ctx, w.as("erin"), SessionQuery{ID: killed.ID})
+		w.ok(err)
+		if len(seen) != 1 || seen[0].KilledBy != "adam" || seen[0].KillReason != "takes too much" {
+			t.Errorf("the killed session is %+v", seen)
+		}
 	})
 }
 

@@ -140,7 +140,7 @@ func TestMemoryIsBounded(t *testing.T) {
 		before := heap()
 		s := New(1, 1)
 		s.Resize(size[0], size[1])
-		cells := []byte(strings.Repeat("\x1b[38;2;1;2;3me\u0301\u0302\u0303\u0304\u0305\u0306\u0307\u0308\u0309中\u0301", size[0]*size[1]/2))
+		cells := []byte(strings.Repeat("\x1b[38;2;1;2;3me\u0301\u0302中\u0301", min(size[0]*size[1], MaxCells)/3+1))
 		_, _ = s.Write(cells)
 		_, _ = s.Write([]byte("\x1b[?1049h"))
 		_, _ = s.Write(cells)

@@ -1,6 +1,8 @@
 package console
 
 import (
+	"context"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -10,19 +12,34 @@ import (
 
 func (k *call) accessNoun() *cobra.Command {
 	c := noun("access", "Where one can go, and why not",
-		verb("explain USER [PROJECT/SERVER]", "Where a person can go, and why not", func(c *cobra.Command, args []string) error {
-			where := ""
-			if len(args) > 1 {
-				where = args[1]
+		verb("explain [USER] [PROJECT/SERVER]", "Where a person can go, and why not; oneself without USER", func(c *cobra.Command, args []string) error {
+			who, where := k.by().User, ""
+			switch len(args) {
+			case 2:
+				who, where = args[0], args[1]
+			case 1:
+				here, err := k.isPlace(c, args[0])
+				if err != nil {
+					return err
+				}
+				if who = args[0]; here {
+					who, where = k.by().User, args[0]
+				}
 			}
-			routes, err := k.Authority.Explain(c.Context(), k.by(), args[0], where)
+			return k.explain(c, who, where)
+		}))
+	c.Use = "access [PROJECT/SERVER]"
+	// Without a verb it answers for the caller.
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if len(args) == 1 {
+			here, err := k.isPlace(c, args[0])
 			if err != nil {
 				return err
 			}
-			return k.printRoutes(routes, Clean(args[0])+" is a member of no project"+inPlace(where)+".")
-		}))
-	// Without a verb it answers for the caller.
-	c.RunE = func(c *cobra.Command, args []string) error {
+			if here {
+				return k.explain(c, k.by().User, args[0])
+			}
+		}
 		if len(args) > 0 {
 			return missingVerb(c, args)
 		}
@@ -33,6 +50,31 @@ func (k *call) accessNoun() *cobra.Command {
 		return k.printRoutes(routes, "You are a member of no project.")
 	}
 	return c
+}
+
+func (k *call) explain(c *cobra.Command, who, where string) error {
+	routes, err := k.Authority.Explain(c.Context(), k.by(), who, where)
+	if err != nil {
+		return err
+	}
+	return k.printRoutes(routes, Clean(who)+" is a member of no project"+inPlace(where)+".")
+}
+
+// isPlace tells a place from the name of a person: it has a slash, or is a project of the caller's.
+func (k *call) isPlace(c *cobra.Command, word string) (bool, error) {
+	if strings.Contains(word, "/") || word == k.by().User {
+		return word != k.by().User, nil
+	}
+	routes, err := k.ownRoutes(c.Context())
+	return slices.ContainsFunc(routes, func(r authz.RouteChoice) bool { return r.Project == word }), err
+}
+
+// ownRoutes are the caller's places; there are none where only words are checked.
+func (k *call) ownRoutes(c context.Context) ([]authz.RouteChoice, error) {
+	if k.Authority == nil {
+		return nil, nil
+	}
+	return k.Authority.Routes(c, k.verb.Identity)
 }
 
 func inPlace(where string) string {

@@ -82,7 +82,10 @@ func (c *Console) Run(ctx context.Context, v bastion.Verb) int {
 	root.SetIn(v.Stdin)
 	root.SetOut(v.Stdout)
 	root.SetErr(v.Stderr)
-	err := root.ExecuteContext(ctx)
+	err := k.foreignCommand(ctx, root)
+	if err == nil {
+		err = root.ExecuteContext(ctx)
+	}
 	if err != nil && !Told(err) {
 		fmt.Fprintf(v.Stderr, "sallyport: %s\n", Clean(sentence(err)))
 	}

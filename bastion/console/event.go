@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -66,27 +67,61 @@ func (k *call) eventLs() *cobra.Command {
 		if q.Limit == 0 || q.Limit > longestTable {
 			q.Limit = longestTable
 		}
-		t := table{heads: []string{"!SEQ", "TIME", "USER", "OPERATION", "RESOURCE", "RESULT"}, empty: "There are no events."}
+		t := eventTable(k.width())
 		err = k.Authority.EachEvent(c.Context(), k.by(), q, func(e authz.Event) error {
-			t.add(strconv.FormatInt(e.Sequence, 10), second(e.Time), e.UserID, e.OpType, e.ResourceType+" "+e.ResourceID, e.Result)
+			t.addEvent(e)
 			return nil
 		})
 		if err != nil {
 			return err
 		}
+		t.write(k)
 		if len(t.rows) == longestTable {
 			fmt.Fprintf(k.verb.Stderr, "only the newest %d; `event export` gives all\n", longestTable)
 		}
-		t.write(k)
+		k.tellLimit(c, len(t.rows), "--limit 0 gives all")
 		return nil
 	})
-	f.register(c, 50)
+	f.register(c, usualLimit)
 	return c
 }
 
+// eventsTable is a table of events.
+type eventsTable struct {
+	table
+	resources bool // whether there is a column for them
+}
+
+// eventTable lays out a table of events. Where a terminal is narrow it leaves the resource out, so that
+// time, operation and result stay whole; `event show` has everything.
+func eventTable(width int) *eventsTable {
+	t := &eventsTable{resources: width >= 72, table: table{empty: "There are no events."}}
+	t.heads = []string{"!SEQ", "TIME", "~USER", "OPERATION", "~RESULT"}
+	if t.resources {
+		t.heads = slices.Insert(t.heads, 4, "~~RESOURCE")
+	}
+	return t
+}
+
+func (t *eventsTable) addEvent(e authz.Event) {
+	result := e.Result
+	if rule, _ := e.Details["rule"].(string); rule != "" && e.Result != authz.ResultOK {
+		result += " " + rule
+	}
+	cells := []string{strconv.FormatInt(e.Sequence, 10), second(e.Time), e.UserID, e.OpType, result}
+	if t.resources {
+		cells = slices.Insert(cells, 4, e.ResourceType+" "+e.ResourceID)
+	}
+	t.add(cells...)
+}
+
 func (k *call) eventShow() *cobra.Command {
-	return verb("show REFERENCE", "Show one event, by E-… as a refusal names it", func(c *cobra.Command, args []string) error {
-		events, err := k.Authority.Events(c.Context(), k.by(), authz.EventQuery{Reference: args[0], Limit: 1})
+	return verb("show REFERENCE", "Show one event, by its E-… or its number in the list", func(c *cobra.Command, args []string) error {
+		q := authz.EventQuery{Reference: args[0], Limit: 1}
+		if sequence, err := strconv.ParseInt(args[0], 10, 64); err == nil && sequence > 0 {
+			q.Reference, q.Sequence = "", sequence
+		}
+		events, err := k.Authority.Events(c.Context(), k.by(), q)
 		if err != nil {
 			return err
 		}

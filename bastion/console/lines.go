@@ -11,10 +11,15 @@ import (
 
 // InviteLine is the command that a person types to use an invite.
 func InviteLine(name string, port int, token string) string {
+	return SSHLine("invite+"+token, name, port)
+}
+
+// SSHLine is the ssh command that comes to the gate under a login name.
+func SSHLine(login, name string, port int) string {
 	if usualPort(port) {
-		return fmt.Sprintf("ssh invite+%s@%s", token, name)
+		return fmt.Sprintf("ssh %s@%s", login, name)
 	}
-	return fmt.Sprintf("ssh -p %d invite+%s@%s", port, token, name)
+	return fmt.Sprintf("ssh -p %d %s@%s", port, login, name)
 }
 
 // KnownHostsLine is the line of known_hosts by which people's ssh knows the gate.

@@ -1,6 +1,7 @@
 package console
 
 import (
+	"errors"
 	"slices"
 	"strings"
 
@@ -68,7 +69,7 @@ func (k *call) memberAdd() *cobra.Command {
 func (k *call) memberApprove() *cobra.Command {
 	return verb("approve ID", "Make a proposed membership live", func(c *cobra.Command, args []string) error {
 		if err := k.Authority.ApproveMember(c.Context(), k.by(), args[0]); err != nil {
-			return err
+			return membershipMissing(err, args[0])
 		}
 		return k.done(map[string]string{"id": args[0], "approved_by": k.by().User}, "approved %s", args[0])
 	})
@@ -78,10 +79,18 @@ func (k *call) memberEnd() *cobra.Command {
 	var reason string
 	return reasonFlag(verb("end ID", "End a membership; live sessions end at once", func(c *cobra.Command, args []string) error {
 		if err := k.Authority.EndMember(c.Context(), k.by(), args[0], reason); err != nil {
-			return err
+			return membershipMissing(err, args[0])
 		}
 		return k.done(map[string]string{"id": args[0], "ended_by": k.by().User}, "ended %s", args[0])
 	}), &reason)
+}
+
+// membershipMissing says where the ids of memberships stand, to whoever gave another word.
+func membershipMissing(err error, word string) error {
+	if errors.Is(err, authz.ErrNotFound) {
+		return notFound("there is no membership %q that you may see; `member ls PROJECT` lists the ids, M-…", word)
+	}
+	return err
 }
 
 func (k *call) memberLs() *cobra.Command {

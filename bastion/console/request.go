@@ -164,10 +164,8 @@ func (k *call) requestVote(approve bool) *cobra.Command {
 		if digest == "" {
 			digest = shown.Digest
 		}
-		if !k.json {
-			k.printSubject(shown, approve)
-		}
-		// The vote is bound to the digest, so it counts only for what was just shown.
+		// The vote is bound to the digest, so it counts only for what is shown; a vote that counts for
+		// nothing shows nothing.
 		r, err := k.Authority.Vote(c.Context(), k.by(), shown.ID, approve, digest, comment)
 		if err != nil {
 			return err
@@ -175,6 +173,7 @@ func (k *call) requestVote(approve bool) *cobra.Command {
 		if k.json {
 			return k.printJSON(r)
 		}
+		k.printSubject(shown, approve)
 		fmt.Fprintf(k.out, "\nYour vote is recorded. Request %d is now %s.\n", r.Number, requestState(r))
 		return nil
 	})

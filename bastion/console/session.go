@@ -36,7 +36,7 @@ func (f *sessionFilter) register(c *cobra.Command) {
 	c.Flags().BoolVar(&f.live, "live", false, "only live ones")
 	c.Flags().StringVar(&f.since, "since", "", "started at or after: a date, a time, or back from now: 12h, 90d")
 	c.Flags().StringVar(&f.until, "until", "", "started before, in the same forms")
-	c.Flags().IntVar(&f.limit, "limit", 50, "at most so many, the newest")
+	c.Flags().IntVar(&f.limit, "limit", usualLimit, "at most so many, the newest")
 }
 
 func (k *call) query(f sessionFilter) (authz.SessionQuery, error) {
@@ -71,6 +71,7 @@ func (k *call) sessionLs() *cobra.Command {
 			t.add(strconv.FormatInt(s.Number, 10), minute(s.StartedAt), k.lasted(s), s.User, s.Project+"/"+s.Server, string(s.Action), sessionResult(s))
 		}
 		t.write(k)
+		k.tellLimit(c, len(sessions), "--limit N gives more")
 		return nil
 	})
 	f.register(c)
@@ -160,12 +161,35 @@ func (k *call) sessionShow() *cobra.Command {
 		f.add("started", second(s.StartedAt))
 		f.add("ended", second(s.EndedAt))
 		f.add("result", sessionResult(s))
+		f.addIf("ended by", s.KilledBy)
+		why, err := k.endReason(c, s)
+		if err != nil {
+			return err
+		}
+		f.addIf("reason", why)
 		f.add("bytes", byteCount(s.BytesIn)+" in, "+byteCount(s.BytesOut)+" out")
 		f.add("sealed to", s.Epoch)
 		f.addIf("recording head", s.Head)
 		f.write(k)
 		return nil
 	})
+}
+
+// endReason is why a session ended before its time, as far as the caller may know: in the words of who
+// ended it, or of the rule that took the right away.
+func (k *call) endReason(c *cobra.Command, s authz.Session) (string, error) {
+	if s.KilledBy != "" {
+		return quoted(s.KillReason), nil
+	}
+	if s.Result != "right-ended" {
+		return "", nil
+	}
+	events, err := k.Authority.Events(c.Context(), k.by(), authz.EventQuery{Session: s.ID, OpType: "session.cut", Limit: 1})
+	if err != nil || len(events) == 0 {
+		return "", err
+	}
+	sentence, _ := events[0].Details["sentence"].(string)
+	return sentence, nil
 }
 
 // commandJSON is one line of `session commands`.

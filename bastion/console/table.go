@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+
+	"github.com/spf13/cobra"
 )
 
 // defaultColumns is the width of output that goes to no terminal, or to one that did not say.
@@ -17,8 +19,19 @@ func (k *call) width() int {
 	return defaultColumns
 }
 
+// usualLimit is how many things a list shows that can be long.
+const usualLimit = 50
+
+// tellLimit says that a list may have left things out, because nobody asked for a length.
+func (k *call) tellLimit(c *cobra.Command, shown int, more string) {
+	if shown == usualLimit && !c.Flags().Changed("limit") {
+		fmt.Fprintf(k.verb.Stderr, "these are the newest %d; %s\n", usualLimit, more)
+	}
+}
+
 // table is rows under headings. Columns of which the name begins with '!' are
-// never cut: ids and numbers that people copy.
+// never cut: ids and numbers that people copy. Those with '~' are cut before
+// others, and with more of them before those with fewer.
 type table struct {
 	heads []string
 	rows  [][]string
@@ -41,10 +54,14 @@ func (t *table) write(k *call) {
 		return
 	}
 	heads := make([]string, len(t.heads))
-	fixed := make([]bool, len(t.heads))
+	ranks := make([]int, len(t.heads))
 	widths := make([]int, len(t.heads))
 	for i, h := range t.heads {
-		heads[i], fixed[i] = strings.CutPrefix(h, "!")
+		heads[i] = strings.TrimLeft(h, "!~")
+		ranks[i] = strings.Count(h, "~")
+		if heads[i] != h && ranks[i] == 0 {
+			ranks[i] = neverCut
+		}
 		widths[i] = columnsOf(heads[i])
 	}
 	least := append([]int(nil), widths...)
@@ -53,23 +70,28 @@ func (t *table) write(k *call) {
 			widths[i] = max(widths[i], columnsOf(cell))
 		}
 	}
-	fit(widths, least, fixed, k.width())
+	fit(widths, least, ranks, k.width())
 	printRow(k, heads, widths)
 	for _, row := range t.rows {
 		printRow(k, row, widths)
 	}
 }
 
-// fit narrows the widest column that may be cut, one step at a time, until
-// the line fits or nothing is left to narrow.
-func fit(widths, least []int, fixed []bool, limit int) {
+const neverCut = -1
+
+// fit narrows the widest column of the highest rank that may be cut, one step
+// at a time, until the line fits or nothing is left to narrow.
+func fit(widths, least, ranks []int, limit int) {
 	const narrowest = 4
 	for {
 		total := columnGap * (len(widths) - 1)
 		widest := -1
 		for i, w := range widths {
 			total += w
-			if !fixed[i] && w > max(least[i], narrowest) && (widest < 0 || w > widths[widest]) {
+			if ranks[i] == neverCut || w <= max(least[i], narrowest) {
+				continue
+			}
+			if widest < 0 || ranks[i] > ranks[widest] || ranks[i] == ranks[widest] && w > widths[widest] {
 				widest = i
 			}
 		}

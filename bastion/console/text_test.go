@@ -9,8 +9,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
+	"sallyport/authz"
 	"sallyport/bastion"
 	"sallyport/recorder"
 )
@@ -297,6 +299,28 @@ func TestHelp(t *testing.T) {
 		for line := range strings.Lines(out.String()) {
 			if columnsOf(strings.TrimSuffix(line, "\n")) > 88 {
 				t.Errorf("%q: too wide: %q", words, line)
+			}
+		}
+	}
+}
+
+func TestEventsKeepTimeAndOperationOnNarrowTerminals(t *testing.T) {
+	e := authz.Event{Sequence: 1234, Time: time.Date(2026, 11, 21, 9, 30, 15, 0, time.UTC), UserID: "alexandra.long-name", OpType: "factor.failure",
+		ResourceType: "connection", ResourceID: "C-01M7ZZB0000000000000000000", Result: authz.ResultRefused, Details: map[string]any{"rule": "factor.blocked"}}
+	for _, columns := range []int{60, 72, 80, 132} {
+		var out bytes.Buffer
+		k := &call{out: &out, verb: bastion.Verb{Term: true, Columns: columns}}
+		table := eventTable(k.width())
+		table.addEvent(e)
+		table.write(k)
+		for _, want := range []string{"1234", "2026-11-21 09:30:15Z", "factor.failure", "refuse"} {
+			if !strings.Contains(out.String(), want) {
+				t.Errorf("%d columns lack %q:\n%s", columns, want, out.String())
+			}
+		}
+		for line := range strings.Lines(out.String()) {
+			if columnsOf(strings.TrimSuffix(line, "\n")) > columns {
+				t.Errorf("too wide for %d: %q", columns, line)
 			}
 		}
 	}

@@ -1,7 +1,9 @@
 package console
 
 import (
+	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -35,6 +37,7 @@ func (k *call) tree() *cobra.Command {
 		Long:              welcome,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
+		Version:           k.Version,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 		Args:              cobra.ArbitraryArgs,
 		RunE:              missingVerb,
@@ -67,6 +70,7 @@ Options:
 
 // SetUp gives a root its way of telling usage errors and help.
 func SetUp(root *cobra.Command) {
+	root.SetVersionTemplate("sallyport {{.Version}}\n")
 	root.SuggestionsMinimumDistance = suggestedDistance
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return Usagef("%s; see %s --help", err, c.CommandPath())
@@ -109,10 +113,49 @@ func missingVerb(c *cobra.Command, args []string) error {
 		return errHelp
 	}
 	hint := ""
-	if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+	if near := neighbours(c, args[0]); len(near) > 0 {
 		hint = "; did you mean " + strings.Join(near, " or ") + "?"
 	}
 	return Usagef("%s has no verb %q%s", c.CommandPath(), args[0], hint)
+}
+
+// neighbours are the verbs that somebody may have meant who typed another word. A short word has one
+// wrong letter, or two that changed places: `ls` is no slip of the finger for `ca`.
+func neighbours(c *cobra.Command, word string) []string {
+	c.SuggestionsMinimumDistance = suggestedDistance
+	if len(word) > 4 {
+		return c.SuggestionsFor(word)
+	}
+	c.SuggestionsMinimumDistance = 1
+	near := c.SuggestionsFor(word)
+	for i := 1; i < len(word); i++ {
+		swapped := word[:i-1] + word[i:i+1] + word[i-1:i] + word[i+1:]
+		if found, _, err := c.Find([]string{swapped}); err == nil && found != c {
+			near = append(near, found.Name())
+		}
+	}
+	return near
+}
+
+// foreignCommand answers a command that was meant for a data server, before its options are taken for
+// those of a verb; nil when the first word is a verb or looks like one.
+func (k *call) foreignCommand(c context.Context, root *cobra.Command) error {
+	if len(k.verb.Args) == 0 {
+		return nil
+	}
+	word := k.verb.Args[0]
+	if strings.HasPrefix(word, "-") || slices.Contains([]string{"help", cobra.ShellCompRequestCmd, cobra.ShellCompNoDescRequestCmd}, word) {
+		return nil
+	}
+	if found, _, err := root.Find([]string{word}); err == nil && found != root || len(neighbours(root, word)) > 0 {
+		return nil
+	}
+	project := "PROJECT"
+	if routes, err := k.ownRoutes(c); err == nil && len(routes) > 0 {
+		project = routes[0].Project
+	}
+	return Usagef("the gate has no verb %q; to run a command on a data server name its project: %s %s", shorten(Clean(word), 40),
+		SSHLine(k.by().User+"+"+project, k.Name, k.Port), shorten(Clean(strings.Join(k.verb.Args, " ")), 60))
 }
 
 // verb makes a command that takes the named words. A word in brackets may be

@@ -312,6 +312,11 @@ func TestProjectsServersMembers(t *testing.T) {
 	g.must(ExitDenied, "alice", "member approve "+id[1])
 	g.must(ExitOK, "mei", "member approve "+id[1])
 	g.must(ExitOK, "mei", "member end "+id[1]+" --reason 'audit is over'")
+	for _, line := range []string{"member end alice --reason 'left the site'", "member approve alice"} {
+		if a := g.call("mei", line, ""); a.code != ExitNotFound || !strings.Contains(a.errOut, `no membership "alice"`) || !strings.Contains(a.errOut, "member ls") {
+			t.Errorf("%s: %+v", line, a)
+		}
+	}
 
 	out = g.must(ExitOK, "mei", "server script genomics/db1")
 	for _, want := range []string{"account alice genomics/alice\n", "account olaf-ops genomics/olaf-ops\n", "TrustedUserCAKeys", "set-host-key genomics/db1"} {
@@ -346,6 +351,17 @@ func TestAccessSaysWhyNot(t *testing.T) {
 		t.Errorf("explain:\n%s", out)
 	}
 	g.must(ExitDenied, "olaf", "access explain mei")
+	for _, line := range []string{"access explain", "access explain genomics", "access explain genomics/db1", "access genomics", "access genomics/db1", "access explain olaf genomics/db1"} {
+		if out := g.must(ExitOK, "olaf", line); !strings.Contains(out, "genomics/db1") || !strings.Contains(out, "after approval") {
+			t.Errorf("%s:\n%s", line, out)
+		}
+	}
+	if a := g.call("olaf", "access imaging", ""); a.code != ExitUsage || !strings.Contains(a.errOut, `no verb "imaging"`) {
+		t.Errorf("access to a word that is nothing here: %+v", a)
+	}
+	if out := g.must(ExitOK, "olaf", "access imaging/db1"); !strings.Contains(out, "why not") {
+		t.Errorf("access elsewhere:\n%s", out)
+	}
 	var routes []authz.RouteChoice
 	g.json(ExitOK, "sec", "access", &routes)
 	if len(routes) != 0 {
@@ -364,7 +380,12 @@ func TestPromise7_VotesShowExactlyWhatTheyAreFor(t *testing.T) {
 		t.Errorf("request ls:\n%s", out)
 	}
 	g.must(ExitOK, "mei", "request show "+fmt.Sprint(r.Number))
-	g.must(ExitDenied, "olaf", "request approve "+fmt.Sprint(r.Number))
+	if a := g.call("olaf", "request approve "+fmt.Sprint(r.Number), ""); a.code != ExitDenied || a.out != "" {
+		t.Errorf("a vote that does not count shows what it would be for: %+v", a)
+	}
+	if a := g.call("olaf", "request create genomics/db1 --reason short", ""); a.code != ExitDenied || !strings.Contains(a.errOut, "at least 10 characters") {
+		t.Errorf("a short reason: %+v", a)
+	}
 	if a := g.call("mei", "request approve "+fmt.Sprint(r.Number)+" --digest 0000", ""); a.code == ExitOK {
 		t.Error("a vote for another digest counted")
 	}
@@ -383,7 +404,7 @@ func TestPromise7_VotesShowExactlyWhatTheyAreFor(t *testing.T) {
 		t.Errorf("the last vote:\n%s", out)
 	}
 
-	g.json(ExitWaiting, "olaf", "request create genomics/db1 --reason 'once more'", &r)
+	g.json(ExitWaiting, "olaf", "request create genomics/db1 --reason 'and once more'", &r)
 	g.must(ExitUsage, "mei", "request deny "+fmt.Sprint(r.Number))
 	g.must(ExitOK, "mei", "request deny "+fmt.Sprint(r.Number)+" --reason 'not now'")
 	g.json(ExitWaiting, "olaf", "request create genomics/db1 --reason 'a third time'", &r)
@@ -475,6 +496,18 @@ func TestEventsAndTheirExport(t *testing.T) {
 		t.Errorf("event show:\n%s", out)
 	}
 	g.must(ExitNotFound, "audrey", "event show E-nothing")
+	var refused authz.Event
+	g.json(ExitOK, "audrey", "event show "+reference, &refused)
+	number := fmt.Sprint(refused.Sequence)
+	if out := g.must(ExitOK, "audrey", "event show "+number); !strings.Contains(out, reference) {
+		t.Errorf("event show %s:\n%s", number, out)
+	}
+	g.must(ExitOK, "admin", "event show "+reference)
+	g.must(ExitNotFound, "admin", "event show "+number) // counting up the numbers would be reading the ledger
+	g.must(ExitNotFound, "audrey", "event show 0")
+	if out := g.must(ExitOK, "audrey", "event ls"); !strings.Contains(out, "refused role.mis") {
+		t.Errorf("event ls tells no rule:\n%s", out)
+	}
 	if out := g.must(ExitOK, "audrey", "event ls --limit 5"); strings.Count(out, "\n") != 6 {
 		t.Errorf("event ls:\n%s", out)
 	}
@@ -593,7 +626,7 @@ func TestASiteRoleTakesTwo(t *testing.T) {
 
 func TestAMistypedVerbFindsItsNeighbour(t *testing.T) {
 	g := newGate(t)
-	for call, want := range map[string]string{"user shwo ada": "did you mean show?", "usr ls": "did you mean user?", "user show2": "did you mean show?"} {
+	for call, want := range map[string]string{"user shwo ada": "did you mean show?", "usre ls": "did you mean user?", "usr ls": "did you mean user?", "user show2": "did you mean show?"} {
 		if a := g.call("alice", call, ""); a.code != ExitUsage || !strings.Contains(a.errOut, want) {
 			t.Errorf("%s: %+v", call, a)
 		}
@@ -610,5 +643,90 @@ func TestAPrivateEpochKeyIsRefused(t *testing.T) {
 	a := g.call("audrey", "epoch add genomics", string(keys.MarshalPrivate("genomics")))
 	if a.code != ExitUsage || !strings.Contains(a.errOut, "private half") || strings.Contains(a.errOut, "AGE-SECRET") {
 		t.Errorf("%+v", a)
+	}
+}
+
+func TestListsSayThatTheyEnd(t *testing.T) {
+	g := newGate(t)
+	for range usualLimit {
+		if _, err := g.authority.Record(t.Context(), authz.Event{UserID: "alice", OpType: "test.made", ResourceType: "user", ResourceID: "alice", RemoteAddr: "-"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if a := g.call("audrey", "event ls", ""); !strings.Contains(a.errOut, "the newest 50; --limit 0 gives all") {
+		t.Errorf("a list that was cut says %q", a.errOut)
+	}
+	for _, line := range []string{"event ls --limit 5", "event ls --limit 50", "event ls --limit 0", "event ls --op login.success", "session ls"} {
+		if a := g.call("audrey", line, ""); a.code != ExitOK || a.errOut != "" {
+			t.Errorf("%s: %+v", line, a)
+		}
+	}
+}
+
+func TestACommandForADataServerFindsItsWay(t *testing.T) {
+	g := newGate(t)
+	g.project()
+	for line, want := range map[string]string{
+		"ls":             `the gate has no verb "ls"; to run a command on a data server name its project: ssh -p 2222 alice+genomics@gate.test ls`,
+		"uname -a":       `ssh -p 2222 alice+genomics@gate.test uname -a`,
+		"rsync --server": `no verb "rsync"`,
+		"Rscript x.R":    `no verb "Rscript"`,
+	} {
+		if a := g.call("alice", line, ""); a.code != ExitUsage || !strings.Contains(a.errOut, want) || strings.Count(a.errOut, "\n") != 1 {
+			t.Errorf("%s: %+v", line, a)
+		}
+	}
+	if a := g.call("sec", "uname", ""); !strings.Contains(a.errOut, "sec+PROJECT@gate.test") {
+		t.Errorf("for somebody without a project: %+v", a)
+	}
+	if out := g.must(ExitOK, "alice", "--version"); out != "sallyport test\n" {
+		t.Errorf("--version: %q", out)
+	}
+	g.must(ExitOK, "alice", "")
+	g.must(ExitOK, "alice", "--help")
+	g.must(ExitOK, "alice", "help session")
+}
+
+func TestAKilledSessionTellsByWhomAndWhy(t *testing.T) {
+	g := newGate(t)
+	g.project()
+	epoch, err := g.authority.CurrentEpoch(t.Context(), "genomics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := func() authz.Session {
+		s, err := g.authority.OpenSession(t.Context(), authz.Session{Connection: "C-alice", User: "alice", Project: "genomics", Server: "db1", Account: "alice",
+			Role: authz.RoleResearcher, Action: authz.ActionShell, PTY: true, RemoteAddr: "192.0.2.7", Epoch: epoch.ID})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	closed := func(s authz.Session, result string) string {
+		s.Result, s.EndedAt = result, g.now
+		if err := g.authority.CloseSession(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+		return g.must(ExitOK, "alice", "session show "+s.ID)
+	}
+	s := open()
+	g.must(ExitOK, "admin", "session kill "+s.ID+" --reason 'fills the disk'")
+	if out := closed(s, "killed"); !regexp.MustCompile(`(?m)^ended by +admin$`).MatchString(out) || !regexp.MustCompile(`(?m)^reason +"fills the disk"$`).MatchString(out) {
+		t.Errorf("a killed session:\n%s", out)
+	}
+
+	s = open()
+	g.must(ExitOK, "admin", "user freeze alice --reason 'laptop lost'")
+	live := []authz.LiveSession{{Session: s.ID, Ask: authz.Ask{Identity: g.identity("alice"), Project: "genomics", Server: "db1", Action: authz.ActionShell, PTY: true}}}
+	end, _, err := g.authority.Recheck(t.Context(), live)
+	if err != nil || end[s.ID] == nil {
+		t.Fatalf("the session goes on: %v", err)
+	}
+	if err := g.authority.RecordCuts(t.Context(), live, end); err != nil {
+		t.Fatal(err)
+	}
+	g.must(ExitOK, "sec", "user unfreeze alice --reason 'laptop found'")
+	if out := closed(s, "right-ended"); !strings.Contains(out, "right-ended") || !strings.Contains(out, end[s.ID].Sentence) {
+		t.Errorf("a session that lost its right:\n%s", out)
 	}
 }

@@ -268,9 +268,14 @@ func (s *session) unreachable(err error) ending {
 
 // reportUnreachable makes the refusal and its event.
 func (s *session) reportUnreachable(e *unreachableError) *authz.Refusal {
+	details := map[string]any{"project": s.route.Project, "server": s.route.Server, "address": s.route.Address,
+		"error": printable(e.cause.Error(), 300)}
+	var other *hostKeyError
+	if errors.As(e.cause, &other) {
+		details["offered_host_key"], details["pinned_host_key"] = other.offered, other.pinned
+	}
 	return s.ch.conn.refuse("server.failed", e.rule,
-		fmt.Sprintf("The data server %s/%s %s.", s.route.Project, s.route.Server, e.sentence),
-		map[string]any{"project": s.route.Project, "server": s.route.Server, "address": s.route.Address, "error": printable(e.cause.Error(), 300)})
+		fmt.Sprintf("The data server %s/%s %s.", s.route.Project, s.route.Server, e.sentence), details)
 }
 
 // rootCause is the innermost text of an error, for one sentence to a person:

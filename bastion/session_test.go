@@ -396,6 +396,12 @@ func TestBadDataServers(t *testing.T) {
 			if o.status != 1 || !strings.Contains(o.stderr, c.want) {
 				t.Errorf("%+v, want a sentence with %q", o, c.want)
 			}
+			if c.name == "another host key" {
+				details := g.events("server.failed")[0].Details
+				if details["offered_host_key"] != ssh.FingerprintSHA256(d.hostKey.PublicKey()) || details["pinned_host_key"] == details["offered_host_key"] {
+					t.Errorf("the event names other keys: %v", details)
+				}
+			}
 			if !strings.Contains(o.stderr, "reference ") || strings.Count(o.stderr, "\n") != 1 {
 				t.Errorf("not one sentence with a reference: %q", o.stderr)
 			}

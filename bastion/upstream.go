@@ -185,14 +185,22 @@ func (c *connection) dial(ctx context.Context, route authz.Route, u *upstream) (
 	return conn, nil
 }
 
-// errHostKey says that the data server is not the one on record.
-var errHostKey = errors.New("host key differs from the pinned one")
+// hostKeyError says that the data server is not the one on record.
+type hostKeyError struct {
+	offered, pinned string // fingerprints; pinned is the authority's if offered is a certificate
+	cause           string
+}
+
+func (e *hostKeyError) Error() string {
+	return fmt.Sprintf("%s: offered %s, on record %s", e.cause, e.offered, e.pinned)
+}
 
 // explainUpstream turns the library's error into half a sentence.
 func explainUpstream(err error, known bool) error {
 	var lost net.Error
+	var other *hostKeyError
 	switch {
-	case errors.Is(err, errHostKey):
+	case errors.As(err, &other):
 		return &unreachableError{"presented a host key that is not the one on record, so nothing was sent to it; tell an administrator", "server.hostkey", err}
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, net.ErrClosed):
 		return &unreachableError{"did not answer in time", "server.time", err}
@@ -260,6 +268,9 @@ func hostKeyCheck(route authz.Route) (ssh.HostKeyCallback, []string, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("pinned host key: %w", err)
 	}
+	differs := func(key ssh.PublicKey, cause string) error {
+		return &hostKeyError{offered: ssh.FingerprintSHA256(key), pinned: ssh.FingerprintSHA256(want), cause: cause}
+	}
 	if route.HostCA != "" {
 		checker := &ssh.CertChecker{IsHostAuthority: func(auth ssh.PublicKey, _ string) bool {
 			return bytes.Equal(auth.Marshal(), want.Marshal())
@@ -268,10 +279,10 @@ func hostKeyCheck(route authz.Route) (ssh.HostKeyCallback, []string, error) {
 			cert, ok := key.(*ssh.Certificate)
 			// The library takes an empty list of principals for any host, and SHA-1 signatures.
 			if !ok || len(cert.ValidPrincipals) == 0 || cert.Signature.Format == ssh.KeyAlgoRSA {
-				return errHostKey
+				return differs(key, "no host certificate that counts")
 			}
 			if err := checker.CheckHostKey(addr, remote, key); err != nil {
-				return fmt.Errorf("%w: %w", errHostKey, err)
+				return differs(cert.SignatureKey, err.Error())
 			}
 			return nil
 		}
@@ -284,7 +295,7 @@ func hostKeyCheck(route authz.Route) (ssh.HostKeyCallback, []string, error) {
 	}
 	return func(_ string, _ net.Addr, key ssh.PublicKey) error {
 		if !bytes.Equal(key.Marshal(), want.Marshal()) {
-			return errHostKey
+			return differs(key, "another host key")
 		}
 		return nil
 	}, algorithms, nil

@@ -89,9 +89,9 @@ func (k *call) epochLs() *cobra.Command {
 		if k.json {
 			return k.printJSON(list(epochs))
 		}
-		t := table{heads: []string{"EPOCH", "PROJECT", "RECIPIENT", "ADDED", "EXPIRES"}, empty: "There are no epochs to see; without one no session of a project can start."}
+		t := table{heads: []string{"EPOCH", "~RECIPIENT", "ADDED", "ADDED BY", "EXPIRES"}, empty: "There are no epochs to see; without one no session of a project can start."}
 		for _, e := range epochs {
-			t.add(e.ID, e.Project, e.Recipient, day(e.CreatedAt), day(e.ExpiresAt))
+			t.add(e.ID, e.Recipient, day(e.CreatedAt), e.CreatedBy, day(e.ExpiresAt))
 		}
 		t.write(k)
 		return nil

@@ -213,12 +213,26 @@ END_OF_FILE
 [ -e /etc/ssh/sallyport-revoked ] || : > /etc/ssh/sallyport-revoked
 
 # One account a member, and the one principal that each accepts. An account
-# whose member has left keeps its files and loses its way in.
+# whose member has left keeps its files and loses its way in. An account of the
+# system itself is never taken, and no home is touched but the account's own.
+least=$(sed -n 's/^UID_MIN[[:space:]]\{1,\}\([0-9]\{1,\}\).*/\1/p' /etc/login.defs)
 mkdir -p /etc/ssh/auth_principals
 grep -lsx %s /etc/ssh/auth_principals/* | xargs -r rm -f --
 account() {
-	id -u "$1" >/dev/null 2>&1 || useradd --create-home --shell /bin/bash --password '*' "$1"
-	chmod 0700 "$(getent passwd "$1" | cut -d: -f6)"
+	if ! id -u "$1" >/dev/null 2>&1; then
+		useradd --create-home --shell /bin/bash --password '*' --comment 'sallyport member' "$1"
+	elif [ "$(id -u "$1")" -lt "${least:-1000}" ]; then
+		echo "$1 is an account of the system: give the member another one with --account; nothing was done for it" >&2
+		return
+	elif [ "$(getent passwd "$1" | cut -d: -f5 | cut -d, -f1)" != 'sallyport member' ]; then
+		echo "the account $1 was here before: see to it that it is the member's own, and may do no more than they may" >&2
+	fi
+	home=$(getent passwd "$1" | cut -d: -f6)
+	if [ -d "$home" ] && [ "$(stat -c %%u "$home")" = "$(id -u "$1")" ]; then
+		chmod 0700 "$home"
+	else
+		echo "the home $home of $1 is not its own, and was left as it is" >&2
+	fi
 	printf '%%s\n' "$2" > "/etc/ssh/auth_principals/$1"
 }
 `, s.Project, s.Name, k.Name, PublicLine(k.UserCA), words.Quote(regexQuote(s.Project)+"/.*"))
@@ -237,17 +251,23 @@ grep -qi '^[[:space:]]*Include[[:space:]]*/etc/ssh/sshd_config.d/' /etc/ssh/sshd
 sed -i 's/^[[:space:]]*Subsystem[[:space:]]\{1,\}sftp/# &/' /etc/ssh/sshd_config
 mkdir -p /run/sshd
 sshd -t
-if command -v systemctl >/dev/null && systemctl is-active --quiet ssh; then
+if command -v systemctl >/dev/null && systemctl is-active --quiet ssh 2>/dev/null; then
 	systemctl reload ssh
 else
 	echo "now let sshd read its configuration again"
 fi
-
-# What the gate must know the server by:
-for key in /etc/ssh/ssh_host_ed25519_key.pub; do
-	echo "sallyport server set-host-key %s/%s --host-key '$(cut -d' ' -f1,2 "$key")' --reason 'first pin'"
-done
-`, strings.TrimRight(configs.SSHD(), "\n"), s.Project, s.Name)
+`, strings.TrimRight(configs.SSHD(), "\n"))
+	if fields := strings.Fields(s.HostKey); len(fields) >= 2 {
+		fmt.Fprintf(&b, `
+# Whether the gate knows the server by the right key.
+if cat /etc/ssh/ssh_host_*_key.pub | cut -d' ' -f1,2 | grep -qxF %s; then
+	echo "the gate has this server's host key on record"
+else
+	echo "the gate has another host key on record; if this is the right machine, an administrator gives it this one:"
+	echo "sallyport server set-host-key %s/%s --host-key '$(cut -d' ' -f1,2 /etc/ssh/ssh_host_ed25519_key.pub)' --reason 'read at its console'"
+fi
+`, words.Quote(fields[0]+" "+fields[1]), s.Project, s.Name)
+	}
 	return b.String()
 }
 

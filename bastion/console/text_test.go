@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -323,5 +325,64 @@ func TestEventsKeepTimeAndOperationOnNarrowTerminals(t *testing.T) {
 				t.Errorf("too wide for %d: %q", columns, line)
 			}
 		}
+	}
+}
+
+// TestTheScriptTouchesNoForeignAccount runs the part that makes accounts, with the commands that change
+// a system put in place of the real ones.
+func TestTheScriptTouchesNoForeignAccount(t *testing.T) {
+	dir := t.TempDir()
+	ca, _ := newKey(t)
+	k := &call{Options: Options{Name: "gate.test", UserCA: ca}}
+	script, _, found := strings.Cut(k.script(authz.Server{Project: "genomics", Name: "db1"}, []string{"alice", "bob", "deploy", "stray", "sync"}), "# How sshd must behave")
+	if !found {
+		t.Fatal("the script has lost its second part")
+	}
+	if err := errors.Join(os.MkdirAll(filepath.Join(dir, "etc/ssh"), 0o700), os.WriteFile(filepath.Join(dir, "etc/login.defs"), []byte("UID_MIN\t\t\t 1000\n"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	stubs := `
+log() { echo "$@" >> ` + dir + `/log; }
+passwd() { case "$1" in
+	alice) [ -e ` + dir + `/alice ] && echo "alice:x:1001:1001:sallyport member:` + dir + `/home/alice:/bin/bash" ;;
+	bob) echo "bob:x:1002:1002:sallyport member:` + dir + `/home/bob:/bin/bash" ;;
+	deploy) echo "deploy:x:1500:1500:Deploy,,,:` + dir + `/home/deploy:/bin/bash" ;;
+	stray) echo "stray:x:1501:1501:sallyport member:/:/bin/bash" ;;
+	sync) echo "sync:x:4:65534:sync:/bin:/bin/sync" ;;
+esac; }
+getent() { passwd "$2"; }
+id() { passwd "$2" | cut -d: -f3 | grep .; }
+useradd() { log useradd "$@"; for last; do :; done; mkdir -p ` + dir + `/home/alice; : > ` + dir + `/alice; }
+chmod() { log chmod "$@"; }
+stat() { case "$3" in */alice) echo 1001 ;; */bob) echo 1002 ;; */deploy) echo 1500 ;; *) echo 0 ;; esac; }
+mkdir -p ` + dir + `/home/bob ` + dir + `/home/deploy
+`
+	c := exec.CommandContext(t.Context(), "sh")
+	c.Stdin = strings.NewReader(stubs + strings.ReplaceAll(script, "/etc/", dir+"/etc/"))
+	var told bytes.Buffer
+	c.Stderr = &told
+	if err := c.Run(); err != nil {
+		t.Fatalf("%v: %s", err, told.String())
+	}
+	log, err := os.ReadFile(filepath.Join(dir, "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	home := dir + "/home/"
+	want := "useradd --create-home --shell /bin/bash --password * --comment sallyport member alice\nchmod 0700 " + home + "alice\nchmod 0700 " + home + "bob\nchmod 0700 " + home + "deploy\n"
+	if string(log) != want {
+		t.Errorf("done:\n%swant:\n%s", log, want)
+	}
+	for _, want := range []string{"the account deploy was here before", "the home / of stray is not its own", "sync is an account of the system"} {
+		if strings.Count(told.String(), want) != 1 {
+			t.Errorf("not told once: %q in\n%s", want, told.String())
+		}
+	}
+	if strings.Count(told.String(), "\n") != 3 {
+		t.Errorf("told:\n%s", told.String())
+	}
+	principals, err := filepath.Glob(filepath.Join(dir, "etc/ssh/auth_principals/*"))
+	if err != nil || len(principals) != 4 {
+		t.Errorf("principals of %v, %v", principals, err)
 	}
 }

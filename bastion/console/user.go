@@ -25,7 +25,7 @@ func (k *call) userAdd() *cobra.Command {
 		}
 		ctx := c.Context()
 		if !authz.ValidUserName(args[0]) {
-			return Usagef("%q cannot be a user name; it takes 1 to 32 of a-z, 0-9, '.', '_' and '-' and begins with a letter", args[0])
+			return Usagef("%q cannot be a user name; it takes 1 to 32 of a-z, 0-9, '.', '_' and '-', begins with a letter, and is none of invite, system and unauthenticated", args[0])
 		}
 		if err := k.Authority.AddUser(ctx, k.by(), authz.User{Name: args[0], Display: display, OSUser: osUser, SiteRole: site}); err != nil {
 			return err

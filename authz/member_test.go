@@ -131,7 +131,7 @@ func TestWhoMayAdminister(t *testing.T) {
 		}},
 		"add key": {[]string{"sara"}, func(w *world, by Actor) error { return w.AddKey(w.t.Context(), by, "bob", keyOf("second")) }},
 		"epoch": {[]string{"odin", "paula"}, func(w *world, by Actor) error {
-			return w.AddEpoch(w.t.Context(), by, Epoch{ID: "genomics/next", Project: "genomics", Recipient: recipient, Strict: strictOne,
+			return w.AddEpoch(w.t.Context(), by, Epoch{ID: "genomics/next", Project: "genomics", Recipient: strictOne, Strict: recipient,
 				ExpiresAt: start.AddDate(1, 0, 0)})
 		}},
 		"factor": {[]string{"sara"}, func(w *world, by Actor) error { return w.ResetFactor(w.t.Context(), by, "bob", "lost it") }},
@@ -182,6 +182,9 @@ func TestMembersAreAddedByManagers(t *testing.T) {
 			{"mia", with(func(m *Membership) { m.ExpiresAt = start }), "input.expiry"},
 			{"mia", with(func(m *Membership) { m.Role = "king" }), "input.role"},
 			{"mia", with(func(m *Membership) { m.Account = "root" }), "account.superuser"},
+			{"mia", with(func(m *Membership) { m.Account = "sync" }), "account.superuser"},
+			{"mia", with(func(m *Membership) { m.Account = "systemd-network" }), "account.superuser"},
+			{"mia", with(func(m *Membership) { m.Account = "_apt" }), "account.superuser"},
 			{"mia", with(func(m *Membership) { m.Account = "a b" }), "input.account"},
 			{"mia", with(func(m *Membership) { m.Account = "alice" }), "account.taken"},
 			{"mia", with(func(m *Membership) { m.User, m.Role = "paula", RoleResearcher }), "membership.conflict"},

@@ -35,18 +35,24 @@ func reservedName(name string) bool {
 	return slices.Contains([]string{"invite", "system", "unauthenticated"}, name)
 }
 
-// superusers are accounts that nobody may have as a member: they are shared, or rule the server.
+// superusers are accounts that nobody may have as a member: they are shared, rule the server, or
+// belong to its services.
 var superusers = [...]string{"root", "toor", "admin", "administrator", "guest", "nobody", "daemon", "bin", "sys", "adm",
 	"sudo", "wheel", "sshd", "operator", "superuser", "system", "postgres", "mysql", "oracle", "sa", "docker", "lxd",
-	"ubuntu", "debian", "ec2-user", "centos", "cloud-user", "sallyport"}
+	"ubuntu", "debian", "ec2-user", "centos", "cloud-user", "sallyport",
+	"sync", "games", "man", "lp", "mail", "news", "uucp", "proxy", "www-data", "backup", "list", "irc", "gnats", "messagebus",
+	"syslog", "uuidd", "tcpdump", "ntp", "chrony", "avahi", "dnsmasq", "polkitd", "statd", "shutdown", "halt", "ftp", "nginx",
+	"apache", "redis", "slurm", "munge", "git"}
 
 // checkAccount denies what cannot be a member's account on a data server.
 func checkAccount(account string) error {
 	if !accountName.MatchString(account) {
 		return deny("input.account", "An account name has 1 to 32 of a-z, 0-9, '.', '_' and '-'.", "")
 	}
-	if slices.Contains(superusers[:], account) {
-		return deny("account.superuser", fmt.Sprintf("The account %s rules the server or is shared; "+
+	// Services name theirs systemd-network and _apt, for example.
+	service := strings.HasPrefix(account, "systemd-") || strings.HasPrefix(account, "_")
+	if service || slices.Contains(superusers[:], account) {
+		return deny("account.superuser", fmt.Sprintf("The account %s rules the server, belongs to a service or is shared; "+
 			"a member needs an account of their own.", account), "")
 	}
 	return nil

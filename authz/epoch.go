@@ -79,6 +79,14 @@ func (a *Authority) AddEpoch(ctx context.Context, by Actor, e Epoch) error {
 		if err := e.check(w.now); err != nil {
 			return err
 		}
+		var other string
+		err = w.tx.QueryRow("SELECT id FROM epochs WHERE project = $1 AND recipient = $2 AND id <> $3", e.Project, e.Recipient, e.ID).Scan(&other)
+		if err == nil {
+			return deny("epoch.same-key", fmt.Sprintf("The epoch %s has this key already: each quarter has its own.", other), "")
+		}
+		if !errors.Is(err, sql.ErrNoRows) {
+			return err
+		}
 		n, err := w.tx.Exec(`INSERT INTO epochs (id, project, recipient, strict_recipient, expires_at, created_at, created_by)
 			VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (id) DO NOTHING`, e.ID, e.Project, e.Recipient, e.Strict,
 			milliseconds(e.ExpiresAt), milliseconds(w.now), by.name())

@@ -205,6 +205,9 @@ func (a *Authority) AddProject(ctx context.Context, by Actor, p Project) error {
 		if err := p.check(); err != nil {
 			return err
 		}
+		if !p.Until.IsZero() && !w.now.Before(p.Until) {
+			return deny("input.period", "The data-use period of a new project must end in the future.", "")
+		}
 		values, err := p.columns()
 		if err != nil {
 			return err

@@ -168,7 +168,7 @@ func TestSessionIsNotOpenedAfterTheEnd(t *testing.T) {
 func TestPromise5_Epochs(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
 		ctx := t.Context()
-		next := Epoch{ID: "genomics/2027Q1", Project: "genomics", Recipient: recipient, Strict: strictOne, ExpiresAt: start.AddDate(0, 0, 1)}
+		next := Epoch{ID: "genomics/2027Q1", Project: "genomics", Recipient: strictOne, Strict: recipient, ExpiresAt: start.AddDate(0, 0, 1)}
 		for _, change := range []func(*Epoch){
 			func(e *Epoch) { e.ID = "imaging/2027Q1" },
 			func(e *Epoch) { e.Strict = e.Recipient },
@@ -191,6 +191,10 @@ func TestPromise5_Epochs(t *testing.T) {
 		w.ok(w.AddEpoch(ctx, w.as("adam"), first))
 		first.ID = "fresh/2027Q2"
 		w.refused(w.AddEpoch(ctx, w.as("adam"), first), "role.missing")
+		again := next
+		again.Recipient, again.Strict = recipient, strictOne // those of 2026Q4
+		w.refused(w.AddEpoch(ctx, w.as("odin"), again), "epoch.same-key")
+		w.refused(w.AddProject(ctx, w.as("adam"), Project{Name: "over", Until: w.clock.Now()}), "input.period")
 		w.ok(w.AddEpoch(ctx, w.as("odin"), next))
 		w.refused(w.AddEpoch(ctx, w.as("odin"), next), "epoch.exists")
 		if e, err := w.CurrentEpoch(ctx, "genomics"); err != nil || e.ID != next.ID {

@@ -54,7 +54,7 @@ const initialInvite = 72 * time.Hour
 // invite. When it fails it takes away what it made.
 func Init(ctx context.Context, dir string, o InitOptions) (made *Made, err error) {
 	if !authz.ValidUserName(o.Admin) {
-		return nil, fmt.Errorf("%q cannot be a user name; it takes 1 to 32 of a-z, 0-9, '.', '_' and '-' and begins with a letter", o.Admin)
+		return nil, fmt.Errorf("%q cannot be a user name; it takes 1 to 32 of a-z, 0-9, '.', '_' and '-', begins with a letter, and is none of invite, system and unauthenticated", o.Admin)
 	}
 	dir, err = filepath.Abs(dir)
 	if err != nil {

@@ -116,7 +116,7 @@ func (w *work) project(name string) (Project, error) {
 
 // check completes a project with defaults and denies what makes no sense.
 func (p *Project) check() error {
-	if !projectName.MatchString(p.Name) {
+	if !ValidProjectName(p.Name) {
 		return deny("input.project", "A project name has 1 to 32 of a-z, 0-9 and '-', and begins with a letter.", "")
 	}
 	if err := checkText("title", p.Title, 0); err != nil {

@@ -30,6 +30,10 @@ var (
 // starting with a letter, and not "invite".
 func ValidUserName(name string) bool { return userName.MatchString(name) && !reservedName(name) }
 
+// ValidProjectName reports whether a name may be a project's: 1 to 32 of a-z, 0-9 and '-', starting
+// with a letter.
+func ValidProjectName(name string) bool { return projectName.MatchString(name) }
+
 // reservedName reports names that mean something else in an address or in an event.
 func reservedName(name string) bool {
 	return slices.Contains([]string{"invite", "system", "unauthenticated"}, name)

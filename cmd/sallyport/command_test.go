@@ -78,15 +78,19 @@ func TestExitCodes(t *testing.T) {
 		{[]string{"init"}, 2, "missing"},
 		{[]string{"init", "/nonexistent"}, 2, "--name"},
 		{[]string{"serve"}, 1, "no configuration"},
-		{[]string{"user", "ls"}, 1, "no configuration"},
+		{[]string{"user", "ls"}, 1, "SALLYPORT_SOCKET"},
+		{[]string{"access", "genomics/db1"}, 1, "SALLYPORT_SOCKET"},
+		{[]string{"access", "one", "two"}, 2, "no verb"},
 		{[]string{"user", "ls", "--socket", "/nonexistent/socket"}, 1, "does not answer"},
 		{[]string{"recover"}, 2, "--admin"},
 		{[]string{"verify"}, 2, "PATH"},
 		{[]string{"verify", "--all", "x"}, 2, "PATH"},
 		{[]string{"verify", "x"}, 2, "public key"},
 		{[]string{"replay", "x"}, 2, "--identity"},
-		{[]string{"export", "x", "--format", "mp4", "--identity", "y"}, 2, "no format"},
+		{[]string{"export", "x", "--format", "mp4", "--identity", "y"}, 2, "jsonl or raw"},
 		{[]string{"epoch", "new", "../x"}, 2, "no name"},
+		{[]string{"epoch", "new", "Genomics"}, 2, "no name"},
+		{[]string{"--version"}, 0, ""},
 		{[]string{"epoch", "new", "x", "--quarter", "autumn"}, 2, "no quarter"},
 		{[]string{"completion", "csh"}, 2, "no shell"},
 		{[]string{"version"}, 0, ""},
@@ -147,8 +151,13 @@ func TestEpochNewMakesAPairAndNeverWritesOver(t *testing.T) {
 	}
 }
 
-// recorded writes one recording and returns its path, the auditor's key file and the node's public key file.
+// recorded writes one recording of a shell and returns its path, the auditor's key file and the node's public key file.
 func recorded(t *testing.T) (recording, identity, nodeKey string) {
+	t.Helper()
+	return recordedAs(t, authz.ActionShell)
+}
+
+func recordedAs(t *testing.T, action authz.Action) (recording, identity, nodeKey string) {
 	t.Helper()
 	ctx, dir := t.Context(), t.TempDir()
 	keys, err := recorder.NewEpochKeys()
@@ -172,7 +181,7 @@ func recorded(t *testing.T) (recording, identity, nodeKey string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rec, err := r.Start(ctx, recorder.Meta{Session: "S-01TEST", Number: 1, Node: "N-test", Epoch: "p/2026Q4", Start: time.Now(), Action: "shell"}, keys.Keys())
+	rec, err := r.Start(ctx, recorder.Meta{Session: "S-01TEST", Number: 1, Node: "N-test", Epoch: "p/2026Q4", Start: time.Now(), Action: string(action)}, keys.Keys())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -225,6 +234,40 @@ func TestPromise4_VerifyReplayAndExportOfflineAndAFlippedByte(t *testing.T) {
 	}
 	if code, out, told := command(t, "", "replay", flipped, "--identity", identity, "--key", key); code != 1 || strings.Contains(out, "hello") || !strings.Contains(told, "not intact") {
 		t.Errorf("replay of a flipped byte: %d %q %s", code, out, told)
+	}
+}
+
+func TestAFileTransferIsNothingToWatch(t *testing.T) {
+	recording, identity, key := recordedAs(t, authz.ActionSFTP)
+	for _, words := range [][]string{{"replay"}, {"export"}, {"export", "--format", "text"}, {"export", "--format", "asciicast-v2"}} {
+		code, out, told := command(t, "", append(words, recording, "--identity", identity, "--key", key)...)
+		if code != 1 || out != "" || !strings.Contains(told, "moved files by sftp") || !strings.Contains(told, "jsonl") {
+			t.Errorf("%q: %d %q %s", words, code, out, told)
+		}
+	}
+	for _, format := range []string{"jsonl", "raw"} {
+		if code, out, told := command(t, "", "export", recording, "--identity", identity, "--key", key, "--format", format); code != 0 || out == "" {
+			t.Errorf("%s: %d %q %s", format, code, out, told)
+		}
+	}
+}
+
+func TestAnotherProjectsKeyIsTold(t *testing.T) {
+	recording, _, key := recorded(t)
+	_, other, _ := recorded(t)
+	program, _ := fakeSSH(t, recording, "0")
+	code, _, told := command(t, "", "export", "12", "--gate", "rosa@gate", "--ssh", "'"+program+"'", "--reason", "monthly review", "--identity", other, "--key", key)
+	if want := "the recording 12 is sealed to the key of p/2026Q4, which the given identity does not open"; code != 1 || !strings.Contains(told, want) || strings.Contains(told, "fetched.rec") {
+		t.Errorf("%d %s, want %q", code, told, want)
+	}
+}
+
+func TestHelpNamesAFileOnce(t *testing.T) {
+	for _, verb := range []string{"replay", "export", "verify"} {
+		_, out, _ := command(t, "", verb, "--help")
+		if strings.Contains(out, "FILE with") || strings.Contains(out, "--key string") {
+			t.Errorf("%s:\n%s", verb, out)
+		}
 	}
 }
 

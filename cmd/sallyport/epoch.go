@@ -4,11 +4,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"sallyport/authz"
 	"sallyport/bastion/console"
 	"sallyport/recorder"
 )
@@ -23,8 +23,8 @@ func epochNewVerb(s streams) *cobra.Command {
 		Args:  words(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			project := args[0]
-			if project == "" || strings.ContainsAny(project, "/\\\n") || strings.HasPrefix(project, ".") {
-				return console.Usagef("%q is no name of a project", project)
+			if !authz.ValidProjectName(project) {
+				return console.Usagef("%q is no name of a project; it has 1 to 32 of a-z, 0-9 and '-', and begins with a letter", project)
 			}
 			if quarter == "" {
 				quarter = console.Quarter(time.Now())

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -16,6 +17,7 @@ import (
 	"golang.org/x/term"
 
 	"sallyport/bastion/console"
+	"sallyport/internal/config"
 	wordlist "sallyport/internal/words"
 )
 
@@ -89,7 +91,10 @@ func (o *settings) socketPath() (string, error) {
 	if path := os.Getenv("SALLYPORT_SOCKET"); path != "" {
 		return path, nil
 	}
-	c, err := o.load()
+	c, err := config.Load(o.configPath())
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("there is no configuration %s, which would name the node's socket; set SALLYPORT_SOCKET, or give --socket FILE", o.configPath())
+	}
 	if err != nil {
 		return "", err
 	}
@@ -114,7 +119,7 @@ func dialNode(ctx context.Context, o *settings, s streams) (*ssh.Client, error) 
 		name = u.Username
 	}
 	told := false
-	config := &ssh.ClientConfig{
+	client := &ssh.ClientConfig{
 		User: name,
 		Auth: []ssh.AuthMethod{ssh.KeyboardInteractive(func(_, instruction string, questions []string, echo []bool) ([]string, error) {
 			return answer(ctx, s, instruction, questions, echo)
@@ -135,7 +140,7 @@ func dialNode(ctx context.Context, o *settings, s streams) (*ssh.Client, error) 
 	if err := conn.SetDeadline(time.Now().Add(loginPatience)); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
-	c, channels, requests, err := ssh.NewClientConn(conn, path, config)
+	c, channels, requests, err := ssh.NewClientConn(conn, path, client)
 	if err != nil {
 		conn.Close()
 		if told {

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/crypto/ssh"
 
+	"sallyport/authz"
 	"sallyport/bastion/console"
 	"sallyport/internal/config"
 	"sallyport/recorder"
@@ -25,9 +26,9 @@ import (
 type opening struct{ identity, strict, key string }
 
 func (f *opening) register(c *cobra.Command) {
-	c.Flags().StringVar(&f.identity, "identity", "", "`FILE` with the private half from 'epoch new' (required)")
-	c.Flags().StringVar(&f.strict, "strict-identity", "", "file with the strict identity, should it be kept apart")
-	c.Flags().StringVar(&f.key, "key", "", "the node's public key, to verify with; else that of the configuration")
+	c.Flags().StringVar(&f.identity, "identity", "", "the private half from 'epoch new', a `FILE` (required)")
+	c.Flags().StringVar(&f.strict, "strict-identity", "", "the strict identity, a `FILE`, should it be kept apart")
+	c.Flags().StringVar(&f.key, "key", "", "the node's public key, a `FILE`, to verify with; else that of the configuration")
 }
 
 // keys reads what opens and verifies. The node's key is nil when none is known.
@@ -135,6 +136,31 @@ func verifyFile(path string, key ed25519.PublicKey) (replay.Report, error) {
 	return replay.VerifyReader(file, filepath.Base(path), key, nil)
 }
 
+// formatNames are replay.Formats as a person reads them.
+const formatNames = "asciicast, asciicast-v2, text, jsonl or raw"
+
+// openRecording opens a recording, and tells a wrong key from other faults by what was asked for: the
+// path may be that of a fetched copy.
+func openRecording(path string, keys replay.Keys, word string) (*replay.Reader, error) {
+	r, err := replay.OpenFile(path, keys)
+	if !errors.Is(err, recorder.ErrSealed) {
+		return r, err
+	}
+	sealed := "another key"
+	if report, err := verifyFile(path, keys.Node); keys.Node != nil && err == nil && report.Epoch != "" {
+		sealed = "the key of " + console.Clean(report.Epoch)
+	}
+	return nil, fmt.Errorf("the recording %s is sealed to %s, which the given identity does not open", word, sealed)
+}
+
+// watchable refuses what nobody can watch or read: the bytes of a file transfer.
+func watchable(r *replay.Reader, word string) error {
+	if r.Meta().Action != string(authz.ActionSFTP) {
+		return nil
+	}
+	return fmt.Errorf("session %s moved files by sftp, which nobody can watch; `export --format jsonl` has the exact bytes", word)
+}
+
 func replayVerb(o *settings, s streams) *cobra.Command {
 	from, with := source{purpose: "replay"}, opening{}
 	var speed float64
@@ -147,13 +173,20 @@ gate by ssh, verifies it, and opens it here, with the auditor's key; the gate
 never sees that key. Keys while it plays: space pauses, arrows seek, + and -
 change the speed, q ends.`,
 		Args:    words(1, 1),
-		Example: "  sallyport replay 12 --gate mei@gate.example.org --identity genomics-2026Q4.key --reason 'monthly review'",
+		Example: "  sallyport replay 12 --gate rosa@gate.example.org --identity genomics-2026Q4.key --reason 'monthly review'",
 		RunE: func(c *cobra.Command, args []string) error {
 			path, keys, cleanup, err := prepare(c.Context(), o, s, &from, &with, args[0])
 			if err != nil {
 				return err
 			}
 			defer cleanup()
+			r, err := openRecording(path, keys, args[0])
+			if err != nil {
+				return err
+			}
+			if err := errors.Join(watchable(r, args[0]), r.Close()); err != nil {
+				return err
+			}
 			player := replay.Player{
 				Open: func() (*replay.Reader, error) { return replay.OpenFile(path, keys) },
 				Out:  s.out, Speed: speed, At: at, Idle: idle,
@@ -183,7 +216,7 @@ func exportVerb(o *settings, s streams) *cobra.Command {
 		Example: "  sallyport export 12.rec --format text --identity genomics-2026Q4.key > 12.txt",
 		RunE: func(c *cobra.Command, args []string) error {
 			if !slices.Contains(replay.Formats(), replay.Format(format)) {
-				return console.Usagef("--format %q is no format; it is one of %v", format, replay.Formats())
+				return console.Usagef("--format %q is no format; it is %s", format, formatNames)
 			}
 			if onTerminal(s.out) && format == string(replay.FormatRaw) {
 				return console.Usagef("raw bytes could take over the terminal; send standard output to a file, or use replay")
@@ -193,11 +226,16 @@ func exportVerb(o *settings, s streams) *cobra.Command {
 				return err
 			}
 			defer cleanup()
-			r, err := replay.OpenFile(path, keys)
+			r, err := openRecording(path, keys, args[0])
 			if err != nil {
 				return err
 			}
 			defer r.Close()
+			if f := replay.Format(format); f != replay.FormatJSONLines && f != replay.FormatRaw {
+				if err := watchable(r, args[0]); err != nil {
+					return err
+				}
+			}
 			result, err := replay.Export(s.out, r, replay.ExportOptions{Format: replay.Format(format), Input: input})
 			if err != nil {
 				return err
@@ -213,7 +251,7 @@ func exportVerb(o *settings, s streams) *cobra.Command {
 	}
 	from.register(c)
 	with.register(c)
-	c.Flags().StringVar(&format, "format", string(replay.FormatAsciicast), "asciicast, asciicast-v2, text, jsonl or raw")
+	c.Flags().StringVar(&format, "format", string(replay.FormatAsciicast), formatNames)
 	c.Flags().BoolVar(&input, "input", false, "also what the person sent")
 	return c
 }

@@ -21,6 +21,8 @@ Try it:
 Set up and run a node:
   sallyport init DIR --name gate.example.org --admin NAME
   sallyport serve --config DIR/sallyport.yaml
+  sallyport recover --admin NAME --reason TEXT     when no administrator can log in
+  sallyport completion bash                        or zsh, or fish
 
 For auditors, on their own machine:
   sallyport epoch new PROJECT --out DIR     the keys that open recordings
@@ -41,6 +43,7 @@ Every verb takes --json and --help. Exit codes: 0 ok, 1 failed, 2 usage,
 // newRoot builds the tree: the local verbs, and the console's verbs sent to the node.
 func newRoot(args []string, s streams) *cobra.Command {
 	root := console.Tree()
+	root.Version = version()
 	root.Short = "The gate of a trusted research environment"
 	root.Long = welcome
 	root.CompletionOptions = cobra.CompletionOptions{DisableDefaultCmd: true}
@@ -94,8 +97,8 @@ func sendToNode(c *cobra.Command, args []string, o *settings, s streams) {
 	}
 	local := c.RunE
 	c.RunE = func(c *cobra.Command, words []string) error {
-		// `access` alone is a verb; every other noun alone is a question for help.
-		if c.HasSubCommands() && (len(words) > 0 || c.Name() != "access") {
+		// `access` is a verb, alone or with a place; every other noun alone is a question for help.
+		if c.HasSubCommands() && (len(words) > 1 || c.Name() != "access") {
 			return local(c, words)
 		}
 		return callNode(c.Context(), o, forNode(args), s)

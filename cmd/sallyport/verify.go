@@ -48,9 +48,9 @@ also finds a ledger that was cut back or written anew since.`,
 		},
 	}
 	c.Flags().BoolVar(&all, "all", false, "the whole state folder of the configuration, or of --state")
-	c.Flags().StringVar(&state, "state", "", "state folder, or a copy of one")
-	c.Flags().StringVar(&keyFile, "key", "", "the node's public key; else that of the configuration")
-	c.Flags().StringVar(&checkpointFile, "checkpoint", "", "`FILE` with a checkpoint that you remembered, from the verb 'ledger checkpoint'")
+	c.Flags().StringVar(&state, "state", "", "state folder, or a copy of one, a `DIR`")
+	c.Flags().StringVar(&keyFile, "key", "", "the node's public key, a `FILE`; else that of the configuration")
+	c.Flags().StringVar(&checkpointFile, "checkpoint", "", "a checkpoint that you remembered, a `FILE` from the verb 'ledger checkpoint'")
 	return c
 }
 

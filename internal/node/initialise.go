@@ -223,6 +223,9 @@ func Recover(ctx context.Context, c *config.Config, o Options, user, reason stri
 		return nil, err
 	}
 	u, err := n.Authority.User(ctx, user)
+	if errors.Is(err, authz.ErrNotFound) {
+		return nil, fmt.Errorf("there is no person %q on this node", user)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("find %q: %w", user, err)
 	}

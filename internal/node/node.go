@@ -22,6 +22,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -144,7 +145,9 @@ func (n *Node) openStores(ctx context.Context) (*keys, error) {
 	ledger := common
 	ledger.Dir = ledgerDir
 	// The ledger comes first: its lock is what keeps a second process from the same state.
-	if n.Ledger, err = recorder.OpenLedger(ledger); err != nil {
+	if n.Ledger, err = recorder.OpenLedger(ledger); errors.Is(err, syscall.EWOULDBLOCK) {
+		return nil, fmt.Errorf("the ledger in %s is in use: the node runs already; stop it first", ledgerDir)
+	} else if err != nil {
 		return nil, fmt.Errorf("open ledger in %s: %w", ledgerDir, err)
 	}
 	if n.database, err = database.Open(ctx, c.Database); err != nil {

@@ -213,7 +213,7 @@ Try:
 The gate is %[6]s; health and metrics: http://%[7]s/metrics; log: %[8]s.
 Everybody's private keys lie in one folder because this is a demo, the auditors'
 too; in earnest each stays with its owner, and the auditors' away from the node.
-Ctrl-C stops it.
+Ctrl-C stops it. What it made stays in its folder until the next start.
 `, config, program, shownPath(d.state.dir), shownPath(d.epochFile("genomics")), shownPath(d.nodeKeyFile()),
 		d.node.SSHAddress, d.node.MetricsAddress, shownPath(d.state.path("log.json")))
 }

@@ -3,13 +3,10 @@ package authz
 import (
 	"bytes"
 	"context"
-	"encoding/csv"
 	"encoding/json"
 	"fmt"
-	"io"
 	"maps"
 	"math"
-	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -259,66 +256,4 @@ func escapeControls(text []byte) []byte {
 		}
 	}
 	return out
-}
-
-// eventColumns are the columns of the CSV form: first the seven of DCS.
-var eventColumns = [...]string{"user_id", "op_type", "time", "details", "resource_id", "resource_type", "remote_addr",
-	"id", "node", "sequence", "boot_id", "monotonic_ns", "project", "session", "connection", "result"}
-
-// EventsCSV writes events as CSV (RFC 4180) with a header line. Control characters are escaped,
-// and a cell that a spreadsheet would take for a formula begins with an apostrophe.
-func EventsCSV(w io.Writer, events []Event) error {
-	out := csv.NewWriter(w)
-	if err := out.Write(eventColumns[:]); err != nil {
-		return fmt.Errorf("write events: %w", err)
-	}
-	for _, e := range events {
-		details, err := canonicalJSON(e.Details)
-		if err != nil {
-			return fmt.Errorf("write event %s: %w", e.ID, err)
-		}
-		row := []string{e.UserID, e.OpType, e.Time.UTC().Format(time.RFC3339Nano), string(details), e.ResourceID,
-			e.ResourceType, e.RemoteAddr, e.ID, e.Node, strconv.FormatInt(e.Sequence, 10), e.BootID,
-			strconv.FormatInt(int64(e.Monotonic), 10), e.Project, e.Session, e.Connection, e.Result}
-		for i := range row {
-			row[i] = cell(row[i])
-		}
-		if err := out.Write(row); err != nil {
-			return fmt.Errorf("write events: %w", err)
-		}
-	}
-	out.Flush()
-	if err := out.Error(); err != nil {
-		return fmt.Errorf("write events: %w", err)
-	}
-	return nil
-}
-
-// cell makes a text safe to open in a spreadsheet and to show in a terminal.
-func cell(s string) string {
-	s = string(escapeControls([]byte(strings.ToValidUTF8(s, "\uFFFD"))))
-	// A lone hyphen is the node's own address and no formula.
-	if s != "-" && strings.ContainsAny(firstRune(s), "=+-@\uff1d\uff0b\uff0d\uff20|%") {
-		return "'" + s
-	}
-	return s
-}
-
-func firstRune(s string) string {
-	_, size := utf8.DecodeRuneInString(s)
-	return s[:size]
-}
-
-// EventsJSON writes events as JSON lines, each in the canonical form of the ledger.
-func EventsJSON(w io.Writer, events []Event) error {
-	for _, e := range events {
-		line, err := canonicalJSON(e)
-		if err != nil {
-			return fmt.Errorf("write event %s: %w", e.ID, err)
-		}
-		if _, err := w.Write(append(line, '\n')); err != nil {
-			return fmt.Errorf("write events: %w", err)
-		}
-	}
-	return nil
 }

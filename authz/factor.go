@@ -422,8 +422,8 @@ func (a *Authority) ResetFactor(ctx context.Context, by Actor, user, reason stri
 		if err != nil {
 			return err
 		}
-		if by.unbound() && u.SiteRole != SiteAdmin {
-			return deny("actor.unbound", "Recovering a node resets the second factor of an administrator only.", "")
+		if by.unbound() && !u.recoverable() {
+			return deny("actor.unbound", "Recovering a node resets the second factor of an administrator or security administrator only.", "")
 		}
 		if !u.HasTOTP {
 			return deny("factor.none", fmt.Sprintf("%s has no second factor.", user), "")

@@ -10,15 +10,15 @@ import (
 )
 
 // secondPair reports whether an administrator's act waits for a security administrator: as soon as
-// there is an active one other than the person whom it is about. Before that, and where a node is
-// set up or recovered, nobody is there to ask; the ledger tells.
+// one other than the person whom it is about has enrolled. A frozen one counts, so that nobody gets
+// rid of the second pair of eyes by freezing it; a site that has lost its only one recovers on the
+// node. Before the first, and where a node is set up or recovered, nobody is there to ask; the ledger tells.
 func (w *work) secondPair(beneficiary string) (bool, error) {
 	if w.by.unbound() {
 		return false, nil
 	}
 	var others int64
-	err := w.tx.QueryRow(`SELECT COUNT(*) FROM users WHERE site_role = $1 AND enrolled_at <> 0 AND frozen_at = 0
-		AND name <> $2`, string(SiteSecurity), beneficiary).Scan(&others)
+	err := w.tx.QueryRow(`SELECT COUNT(*) FROM users WHERE site_role = $1 AND enrolled_at <> 0 AND name <> $2`, string(SiteSecurity), beneficiary).Scan(&others)
 	return others > 0, err
 }
 
@@ -64,20 +64,25 @@ func (w *work) conflict(u User, role SiteRole) error {
 // SetSiteRole gives a person a site role or, with NoSiteRole, takes it. The roles exclude one
 // another: who holds one must lose it before getting another. An administrator may do it, never for
 // themselves. A role that is given waits as User.ProposedRole for ApproveSiteRole, once there is a
-// security administrator; one that is taken is gone at once.
+// security administrator; one that is taken is gone at once. A security administrator's is taken by
+// another of that office only: an administrator must not be rid of who watches them.
 func (a *Authority) SetSiteRole(ctx context.Context, by Actor, user string, role SiteRole, reason string) error {
 	return a.change(ctx, by, a.userEvent("role.set", user), func(w *work) error {
-		if _, err := w.need("give or take site roles", SiteAdmin); err != nil {
+		office := SiteAdmin
+		u, err := w.target(user)
+		if err == nil && role == NoSiteRole && u.SiteRole == SiteSecurity {
+			office = SiteSecurity
+		}
+		if _, err := w.need("give or take this site role", office); err != nil {
+			return err
+		}
+		if err != nil {
 			return err
 		}
 		if err := w.other(user, "give or take a site role"); err != nil {
 			return err
 		}
 		if err := errors.Join(checkSiteRole(role), checkText("reason", reason, minNote)); err != nil {
-			return err
-		}
-		u, err := w.target(user)
-		if err != nil {
 			return err
 		}
 		if err := w.conflict(u, role); err != nil {

@@ -344,13 +344,16 @@ func (w *work) bound() error {
 	return nil
 }
 
+// recoverable says whether recovering the node may help this person: one of those who help the others.
+func (u User) recoverable() bool { return u.SiteRole == SiteAdmin || u.SiteRole == SiteSecurity }
+
 // Freeze shuts a person out; live sessions end. Administrators and security administrators may do it.
 func (a *Authority) Freeze(ctx context.Context, by Actor, user, reason string) error {
 	return a.change(ctx, by, a.userEvent("user.freeze", user), func(w *work) error {
 		if _, err := w.need("freeze people", SiteAdmin, SiteSecurity); err != nil {
 			return err
 		}
-		if err := w.bound(); err != nil {
+		if err := errors.Join(w.bound(), w.other(user, "freeze people")); err != nil {
 			return err
 		}
 		if err := checkText("reason", reason, minNote); err != nil {
@@ -372,13 +375,11 @@ func (a *Authority) Freeze(ctx context.Context, by Actor, user, reason string) e
 	})
 }
 
-// Unfreeze lets a frozen person in again. Only a security administrator may do it.
+// Unfreeze lets a frozen person in again. Only another security administrator may do it; recovering
+// the node unfreezes an administrator or a security administrator, when nobody is left who could.
 func (a *Authority) Unfreeze(ctx context.Context, by Actor, user, reason string) error {
 	return a.change(ctx, by, a.userEvent("user.unfreeze", user), func(w *work) error {
 		if _, err := w.need("unfreeze people", SiteSecurity); err != nil {
-			return err
-		}
-		if err := w.bound(); err != nil {
 			return err
 		}
 		if err := checkText("reason", reason, minNote); err != nil {
@@ -387,6 +388,11 @@ func (a *Authority) Unfreeze(ctx context.Context, by Actor, user, reason string)
 		u, err := w.target(user)
 		if err != nil {
 			return err
+		}
+		if !(by.Via == "recover" && u.recoverable()) {
+			if err := w.bound(); err != nil {
+				return err
+			}
 		}
 		if u.State != stateFrozen {
 			return deny("user.not-frozen", fmt.Sprintf("%s is not frozen.", user), "")

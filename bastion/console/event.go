@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -291,7 +292,8 @@ func (k *call) csvEvents(out io.Writer) eventSink {
 // spreadsheetSafe keeps a cell from being taken for a formula: the name that a
 // stranger tried to log in with is in there too. "-" alone stands for the node itself.
 func spreadsheetSafe(cell string) string {
-	if cell != "-" && cell != "" && strings.ContainsRune("=+-@", rune(cell[0])) {
+	first, _ := utf8.DecodeRuneInString(cell)
+	if cell != "-" && cell != "" && strings.ContainsRune("=+-@|%\uff1d\uff0b\uff0d\uff20", first) {
 		return "'" + cell
 	}
 	return cell

@@ -165,7 +165,7 @@ func TestJSONHidesNothing(t *testing.T) {
 }
 
 func TestSpreadsheetSafe(t *testing.T) {
-	for in, want := range map[string]string{"": "", "-": "-", "=cmd()": "'=cmd()", "@x": "'@x", "+1": "'+1", "-x": "'-x", "alice": "alice", "{\"a\":1}": "{\"a\":1}"} {
+	for in, want := range map[string]string{"": "", "-": "-", "=cmd()": "'=cmd()", "@x": "'@x", "+1": "'+1", "-x": "'-x", "|x": "'|x", "%x": "'%x", "\uff1dx": "'\uff1dx", "alice": "alice", "{\"a\":1}": "{\"a\":1}"} {
 		if got := spreadsheetSafe(in); got != want {
 			t.Errorf("%q becomes %q, want %q", in, got, want)
 		}

@@ -391,6 +391,7 @@ func (a *Authority) EndMember(ctx context.Context, by Actor, id, reason string) 
 
 // Members lists a project's memberships, ended ones included: all for those with a site role and
 // for those who list the project, else one's own. ErrNotFound for whoever may not know of the project.
+// With "" it lists those of every project that the actor may know of.
 func (a *Authority) Members(ctx context.Context, by Actor, project string) ([]Membership, error) {
 	var members []Membership
 	err := a.db.Read(ctx, func(tx database.Tx) error {
@@ -399,27 +400,43 @@ func (a *Authority) Members(ctx context.Context, by Actor, project string) ([]Me
 		if err != nil {
 			return err
 		}
-		if _, err := loadProject(tx, project); err != nil {
-			return err
-		}
-		all, err := loadMemberships(tx, "project = ?", column(project))
-		if err != nil {
-			return err
-		}
-		has, err := permissions(tx, asker.Name, project, a.now())
-		if err != nil {
-			return err
-		}
-		if by.unbound() || asker.SiteRole != NoSiteRole || has.Has(PermList) {
-			members = all
-			return nil
-		}
-		for _, m := range all {
-			if m.User == asker.Name {
-				members = append(members, m)
+		if project != "" {
+			if _, err := loadProject(tx, project); err != nil {
+				return err
 			}
+			if members, err = a.membersOf(tx, by, asker, project); err != nil {
+				return err
+			}
+			return notFoundUnless(len(members) > 0 || by.unbound() || asker.SiteRole != NoSiteRole)
 		}
-		return notFoundUnless(len(members) > 0)
+		names, err := ofProject(tx, by, "", a.now())
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			some, err := a.membersOf(tx, by, asker, name)
+			if err != nil {
+				return err
+			}
+			members = append(members, some...)
+		}
+		return nil
 	})
 	return members, a.answer(ctx, by, projectEvent("member.list", project), err)
+}
+
+// membersOf are the memberships of a project that the asker may see.
+func (a *Authority) membersOf(tx database.Tx, by Actor, asker User, project string) ([]Membership, error) {
+	all, err := loadMemberships(tx, "project = ?", column(project))
+	if err != nil {
+		return nil, err
+	}
+	has, err := permissions(tx, asker.Name, project, a.now())
+	if err != nil {
+		return nil, err
+	}
+	if by.unbound() || asker.SiteRole != NoSiteRole || has.Has(PermList) {
+		return all, nil
+	}
+	return slices.DeleteFunc(all, func(m Membership) bool { return m.User != asker.Name }), nil
 }

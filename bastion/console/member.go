@@ -2,6 +2,7 @@ package console
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -94,7 +95,10 @@ func membershipMissing(err error, word string) error {
 }
 
 func (k *call) memberLs() *cobra.Command {
-	return verb("ls PROJECT", "List the members of a project", func(c *cobra.Command, args []string) error {
+	return verb("ls [PROJECT]", "List the members of a project, or of all that I may see", func(c *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			args = []string{""}
+		}
 		members, err := k.Authority.Members(c.Context(), k.by(), args[0])
 		if err != nil {
 			return err
@@ -102,13 +106,54 @@ func (k *call) memberLs() *cobra.Command {
 		if k.json {
 			return k.printJSON(list(members))
 		}
-		t := table{heads: []string{"!ID", "USER", "ROLE", "ACCOUNT", "STATE", "UNTIL"}, empty: "There are no members."}
+		t := table{heads: []string{"!ID", "USER", "ROLE", "~~ACCOUNT", "STATE", "UNTIL"}, empty: "There are no members."}
+		if args[0] == "" {
+			t.heads[3] = "PROJECT"
+		}
 		for _, m := range members {
-			t.add(m.ID, m.User, string(m.Role), dash(m.Account), k.memberState(m), day(m.ExpiresAt))
+			fourth := dash(m.Account)
+			if args[0] == "" {
+				fourth = m.Project
+			}
+			t.add(m.ID, m.User, string(m.Role), fourth, k.memberState(m), day(m.ExpiresAt))
 		}
 		t.write(k)
 		return nil
 	})
+}
+
+// tellProposals says which proposed memberships the caller may be waited for: a proposal tells nobody
+// by itself. Whether the caller may approve one is answered when they do.
+func (k *call) tellProposals(c *cobra.Command) error {
+	if k.by().User == "" { // nobody in particular, who approves nothing
+		return nil
+	}
+	members, err := k.Authority.Members(c.Context(), k.by(), "")
+	if err != nil {
+		return err
+	}
+	user, err := k.Authority.User(c.Context(), k.by().User)
+	if err != nil {
+		return err
+	}
+	manages := map[string]bool{}
+	for _, m := range members {
+		permissions, _ := m.Role.Permissions()
+		if m.User == user.Name && k.memberState(m) == "live" && permissions.Has(authz.PermManage) {
+			manages[m.Project] = true
+		}
+	}
+	for _, m := range members {
+		concerns := manages[m.Project] || user.SiteRole == authz.SiteSecurity && m.Role == authz.RoleManager
+		if k.memberState(m) != "proposed" || m.GrantedBy == user.Name || m.User == user.Name || !concerns {
+			continue
+		}
+		text := fmt.Sprintf("%s proposes %s as %s of %s; to agree:", m.GrantedBy, m.User, m.Role, m.Project)
+		for _, line := range append(wrap(Clean(text), k.width()), "  member approve "+m.ID) {
+			fmt.Fprintln(k.out, line)
+		}
+	}
+	return nil
 }
 
 func (k *call) memberState(m authz.Membership) string {

@@ -53,7 +53,7 @@ func (k *call) requestLs() *cobra.Command {
 			t.add(strconv.FormatInt(r.Number, 10), r.User, requestPlace(r), r.State, levelOf(r), minute(r.CreatedAt), r.Reason)
 		}
 		t.write(k)
-		return nil
+		return k.tellProposals(c)
 	})
 	c.Flags().BoolVar(&all, "all", false, "also requests that have ended")
 	return c

@@ -309,6 +309,20 @@ func TestProjectsServersMembers(t *testing.T) {
 	if id == nil {
 		t.Fatalf("no id in %q", out)
 	}
+	if out := g.must(ExitOK, "mei", "request ls"); !strings.Contains(out, "member approve "+id[1]) {
+		t.Errorf("the manager is not told of a proposal:\n%s", out)
+	}
+	for _, who := range []string{"admin", "alice", "audrey", "sec"} { // who made it, who may not, whom it is for, and who need not
+		if out := g.must(ExitOK, who, "request ls"); strings.Contains(out, id[1]) {
+			t.Errorf("%s is told of a proposal:\n%s", who, out)
+		}
+	}
+	if out := g.must(ExitOK, "mei", "member ls"); !strings.Contains(out, id[1]) || !strings.Contains(out, "proposed") || !strings.Contains(out, "genomics") {
+		t.Errorf("member ls:\n%s", out)
+	}
+	if out := g.must(ExitOK, "alice", "member ls"); strings.Count(out, "\n") != 2 {
+		t.Errorf("alice sees more than herself:\n%s", out)
+	}
 	g.must(ExitDenied, "alice", "member approve "+id[1])
 	g.must(ExitOK, "mei", "member approve "+id[1])
 	g.must(ExitOK, "mei", "member end "+id[1]+" --reason 'audit is over'")

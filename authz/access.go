@@ -248,8 +248,18 @@ func (a *Authority) Recheck(ctx context.Context, live []LiveSession) (end map[st
 	return end, next, nil
 }
 
-// RecordCuts records the refusals of one Recheck, all in one transaction and under their
-// references. The sessions have been told to end.
+// NewCut is the end of a session that the node itself decides on, to be recorded by RecordCuts.
+func (a *Authority) NewCut(rule, sentence string) *Refusal {
+	r := refusal(rule, sentence, "")
+	if id, err := a.newID("E-", a.now()); err == nil { // without one the person is told all the same
+		r.Reference = id
+	}
+	return r
+}
+
+// RecordCuts records the refusals of one Recheck, or of NewCut, all in one transaction and under
+// their references; those that are recorded already are left alone, so that it can be tried again.
+// The sessions have been told to end.
 func (a *Authority) RecordCuts(ctx context.Context, live []LiveSession, end map[string]*Refusal) error {
 	if len(end) == 0 {
 		return nil
@@ -257,7 +267,14 @@ func (a *Authority) RecordCuts(ctx context.Context, live []LiveSession, end map[
 	err := a.commit(ctx, func(w *work) error {
 		for _, session := range live {
 			r := end[session.Session]
-			if r == nil {
+			if r == nil || r.Reference == "" {
+				continue
+			}
+			var known int64
+			if err := w.tx.QueryRow("SELECT COUNT(*) FROM events WHERE id = $1", r.Reference).Scan(&known); err != nil {
+				return err
+			}
+			if known > 0 {
 				continue
 			}
 			ask := session.Ask

@@ -27,7 +27,12 @@ func TestPromise7_SiteRolesExcludeOneAnother(t *testing.T) {
 			if user.SiteRole != held {
 				t.Errorf("bob is %s, want %s", user.SiteRole, held)
 			}
-			w.ok(w.SetSiteRole(ctx, w.as("adam"), "bob", NoSiteRole, "duty ended"))
+			taker := "adam"
+			if held == SiteSecurity {
+				w.refused(w.SetSiteRole(ctx, w.as("adam"), "bob", NoSiteRole, "duty ended"), "role.missing")
+				taker = "sara"
+			}
+			w.ok(w.SetSiteRole(ctx, w.as(taker), "bob", NoSiteRole, "duty ended"))
 		}
 		w.refused(w.SetSiteRole(ctx, w.as("adam"), "adam", NoSiteRole, "tired"), "self")
 		w.refused(w.SetSiteRole(ctx, w.as("sara"), "bob", SiteAdmin, "new duty"), "role.missing")
@@ -88,11 +93,43 @@ func TestPromise7_OneAdministratorIsNotEnough(t *testing.T) {
 	})
 }
 
+// An administrator does not get rid of the second pair of eyes by freezing it or taking its role.
+func TestPromise7_OneAdministratorCannotBeRidOfTheOther(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		ctx := t.Context()
+		adam, until := w.as("adam"), start.AddDate(0, 1, 0)
+		w.ok(w.AddUser(ctx, adam, User{Name: "mole"}))
+		w.enrol("mole")
+		w.refused(w.SetSiteRole(ctx, adam, "sara", NoSiteRole, "left us"), "role.missing")
+		w.ok(w.Freeze(ctx, adam, "sara", "an incident"))
+		m, err := w.AddMember(ctx, adam, Membership{User: "mole", Project: "imaging", Role: RoleManager, Reason: goodReason, ExpiresAt: until})
+		w.ok(err)
+		w.ok(w.SetSiteRole(ctx, adam, "mole", SiteSecurity, "the new one"))
+		if u, err := w.User(ctx, "mole"); err != nil || u.SiteRole != NoSiteRole || m.ApprovedBy != "" {
+			t.Errorf("mole is %+v, %+v, %v", u, m, err)
+		}
+	})
+}
+
+// Nobody is locked out for good: recovering the node unfreezes who helps the others, and nobody else.
+func TestRecoveryUnfreezesThoseWhoHelpTheOthers(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		ctx := t.Context()
+		w.refused(w.Freeze(ctx, w.as("adam"), "adam", "slip of the finger"), "self")
+		w.ok(w.Freeze(ctx, w.as("sara"), "adam", "an incident"))
+		w.ok(w.Unfreeze(ctx, recovery, "adam", "nobody else is left"))
+		w.ok(w.ResetFactor(ctx, recovery, "adam", "the phone is lost"))
+		w.ok(w.Freeze(ctx, w.as("sara"), "bob", "an incident"))
+		w.refused(w.Unfreeze(ctx, recovery, "bob", "he asks for it"), "actor.unbound")
+		w.refused(w.Unfreeze(ctx, bootstrap, "bob", "he asks for it"), "actor.unbound")
+	})
+}
+
 // Somebody must begin: while there is no security administrator, an administrator acts alone.
 func TestASiteBeginsWithOneAdministrator(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
 		ctx := t.Context()
-		w.ok(w.Freeze(ctx, w.as("sara"), "sara", "as if there were none"))
+		w.ok(w.SetSiteRole(ctx, recovery, "sara", NoSiteRole, "as if there were none"))
 		w.ok(w.SetSiteRole(ctx, w.as("adam"), "bob", SiteSecurity, "the first one"))
 		m, err := w.AddMember(ctx, w.as("adam"), Membership{User: "bob", Project: "imaging", Role: RoleManager, Reason: goodReason, ExpiresAt: start.AddDate(0, 1, 0)})
 		w.ok(err)
@@ -105,6 +142,9 @@ func TestASiteBeginsWithOneAdministrator(t *testing.T) {
 		}
 	})
 }
+
+// recovery is who acts when a node is recovered.
+var recovery = Actor{User: "system", RemoteAddr: "local", Via: "recover"}
 
 // Each act, and who of the site may do it.
 func TestWhoMayAdminister(t *testing.T) {

@@ -32,7 +32,7 @@ type Session struct {
 	Epoch      string    `json:"epoch"`
 	StartedAt  time.Time `json:"started_at"`
 	EndedAt    time.Time `json:"ended_at,omitzero"`
-	// Result is "" while live, then exited, signalled, killed, right-ended, client-gone,
+	// Result is "" while live, then exited, signalled, killed, right-ended, gate-stopped, state-lost, client-gone,
 	// server-gone, recording-failed, crashed.
 	Result   string `json:"result"`
 	ExitCode int    `json:"exit_code"`

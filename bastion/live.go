@@ -25,10 +25,14 @@ type live struct {
 	sessions map[string]*session
 	lastSeen time.Time // last time the state was read
 	watching bool
+	// unrecorded are ends that were told and still have to be recorded.
+	unrecorded []cuts
+
+	wake chan struct{} // something was told
 }
 
 func newLive(s *Server) *live {
-	return &live{server: s, sessions: map[string]*session{}}
+	return &live{server: s, sessions: map[string]*session{}, wake: make(chan struct{}, 1)}
 }
 
 func (l *live) add(s *session) {
@@ -107,7 +111,7 @@ func (l *live) endWhenStale(ctx context.Context) {
 		case <-tick.C:
 		}
 		if l.fresh() != nil {
-			l.endAll(&authz.Refusal{Rule: "node.stale", Sentence: "The gate lost sight of its database and ends all sessions to be safe."})
+			l.endAll("node.stale", "The gate lost sight of its database and ends all sessions to be safe.")
 		}
 	}
 }
@@ -161,11 +165,68 @@ func (l *live) look(ctx context.Context, sessions []*session) (next time.Time) {
 	for id, refusal := range end {
 		byID[id].end(refusal)
 	}
-	// Only now, because a slow ledger must not keep anybody in.
-	if err := l.server.authority.RecordCuts(context.WithoutCancel(ctx), asked, end); err != nil {
-		l.server.config.Log.Error("ended sessions could not be recorded", "error", err)
-	}
+	l.told(cuts{asked, end})
 	return next
+}
+
+// cuts are sessions that were told to end, and why.
+type cuts struct {
+	live []authz.LiveSession
+	end  map[string]*authz.Refusal
+}
+
+// told leaves it to another goroutine to record what was told: a slow ledger
+// must neither keep anybody in nor keep the watch from looking again.
+func (l *live) told(c cuts) {
+	if len(c.end) == 0 {
+		return
+	}
+	l.mu.Lock()
+	l.unrecorded = append(l.unrecorded, c)
+	l.mu.Unlock()
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// recordCuts records what was told, and tries again each second what could
+// not be recorded. When ctx is done it tries the rest once more.
+func (l *live) recordCuts(ctx context.Context) {
+	second := time.NewTicker(time.Second)
+	defer second.Stop()
+	for {
+		select {
+		case <-l.wake:
+		case <-second.C:
+		case <-ctx.Done():
+			l.recordOnce(context.WithoutCancel(ctx))
+			return
+		}
+		l.recordOnce(ctx)
+	}
+}
+
+// recordOnce records what waits, in order, up to the first failure.
+func (l *live) recordOnce(ctx context.Context) {
+	for {
+		l.mu.Lock()
+		waiting := l.unrecorded
+		l.mu.Unlock()
+		if len(waiting) == 0 {
+			return
+		}
+		limited, cancel := context.WithTimeout(ctx, bookTime)
+		err := l.server.authority.RecordCuts(limited, waiting[0].live, waiting[0].end)
+		cancel()
+		if err != nil {
+			l.server.config.Log.Error("ended sessions could not be recorded", "error", err)
+			return
+		}
+		l.mu.Lock()
+		l.unrecorded = l.unrecorded[1:]
+		l.mu.Unlock()
+	}
 }
 
 // all are the sessions that live now.
@@ -179,9 +240,17 @@ func (l *live) all() []*session {
 	return all
 }
 
-// endAll ends every session with the same reason.
-func (l *live) endAll(r *authz.Refusal) {
+// endAll ends every session with the same reason, each under a reference of its own.
+func (l *live) endAll(rule, sentence string) {
+	c := cuts{end: map[string]*authz.Refusal{}}
 	for _, s := range l.all() {
+		if s.ctx.Err() != nil {
+			continue // it is ending already
+		}
+		r := l.server.authority.NewCut(rule, sentence)
+		c.live = append(c.live, authz.LiveSession{Session: s.record.ID, Ask: s.ask})
+		c.end[s.record.ID] = r
 		s.end(r)
 	}
+	l.told(c)
 }

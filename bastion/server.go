@@ -167,6 +167,7 @@ func (s *Server) Watch(ctx context.Context) {
 	var wg sync.WaitGroup
 	wg.Go(func() { s.live.endWhenStale(watched) })
 	wg.Go(func() { s.live.endWhenUnrecorded(watched) })
+	wg.Go(func() { s.live.recordCuts(watched) })
 	wg.Go(func() { s.strangers.flushEachMinute(watched) })
 	s.live.watch(ctx)
 	done()
@@ -215,7 +216,7 @@ func (s *Server) accept(ctx context.Context, l net.Listener, serve func(context.
 	select {
 	case <-done:
 	case <-timer.C:
-		s.live.endAll(&authz.Refusal{Rule: "node.stop", Sentence: "The gate is shutting down and ends your session now."})
+		s.live.endAll("node.stop", "The gate is shutting down and ends your session now.")
 		// A connection ends with its last channel while the server drains, so
 		// nothing is cut before the person has been told.
 		timer.Reset(lastWords)

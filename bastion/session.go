@@ -189,10 +189,7 @@ func (s *session) finish(e ending, err error) ending {
 	switch {
 	case err == nil:
 	case errors.As(err, &refusal):
-		result, e = "right-ended", ending{status: exitDenied}
-		if refusal.Rule == "session.killed" {
-			result = "killed"
-		}
+		result, e = cutResult(refusal.Rule), ending{status: exitDenied}
 		s.ch.tell(refusal.Error())
 	case errors.Is(err, recorder.ErrFailed):
 		result, e = "recording-failed", ending{status: exitRecording}
@@ -216,6 +213,19 @@ func (s *session) finish(e ending, err error) ending {
 		s.ch.tell(s.failedSentence(failed))
 	}
 	return e
+}
+
+// cutResult names the end of a session that did not end by itself.
+func cutResult(rule string) string {
+	switch rule {
+	case "session.killed":
+		return "killed"
+	case "node.stop":
+		return "gate-stopped"
+	case "node.stale":
+		return "state-lost"
+	}
+	return "right-ended"
 }
 
 // close ends the recording and the session's entry; it runs also when the

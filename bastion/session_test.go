@@ -560,7 +560,7 @@ func TestStoppingGateTellsItsPeople(t *testing.T) {
 		defer close(stopped)
 		g.stop()
 	}()
-	expect(t, s.stderr, "shutting down")
+	expect(t, s.stderr, "shutting down and ends your session now. (reference E-")
 	var exit *ssh.ExitError
 	if err := s.Wait(); !errors.As(err, &exit) || exit.ExitStatus() != 3 {
 		t.Errorf("ended with %v", err)

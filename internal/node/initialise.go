@@ -229,8 +229,8 @@ func Recover(ctx context.Context, c *config.Config, o Options, user, reason stri
 	if err != nil {
 		return nil, fmt.Errorf("find %q: %w", user, err)
 	}
-	if u.SiteRole != authz.SiteAdmin {
-		return nil, fmt.Errorf("%s is no administrator; recovery is for administrators only, who then help the others", user)
+	if u.SiteRole != authz.SiteAdmin && u.SiteRole != authz.SiteSecurity {
+		return nil, fmt.Errorf("%s is no administrator or security administrator; recovery is for them only, who then help the others", user)
 	}
 	by := authz.Actor{User: "system", RemoteAddr: "local", Via: "recover"}
 	_, err = n.Authority.Record(ctx, authz.Event{
@@ -239,6 +239,11 @@ func Recover(ctx context.Context, c *config.Config, o Options, user, reason stri
 	})
 	if err != nil {
 		return nil, fmt.Errorf("record the recovery: %w", err)
+	}
+	if u.State == "frozen" {
+		if err := n.Authority.Unfreeze(ctx, by, user, reason); err != nil {
+			return nil, fmt.Errorf("unfreeze: %w", err)
+		}
 	}
 	if u.HasTOTP {
 		if err := n.Authority.ResetFactor(ctx, by, user, reason); err != nil {

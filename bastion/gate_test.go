@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -66,6 +67,7 @@ type gate struct {
 	dir       string
 	node      ed25519.PrivateKey
 	log       *lockedBuffer
+	ledger    *testLedger
 	people    map[string]*person
 	stop      func()
 }
@@ -98,6 +100,41 @@ func (verbs) Run(_ context.Context, v bastion.Verb) int {
 	return 0
 }
 
+// testLedger is the real ledger with a disk that a test can make slow or take away.
+type testLedger struct {
+	*recorder.Ledger
+
+	mu     sync.Mutex    // guards the rest
+	held   chan struct{} // appends wait until it is closed
+	failAt string        // appends fail once an event of this kind has been appended
+	failed bool
+}
+
+// hold makes appends wait until the returned function is called.
+func (l *testLedger) hold() (release func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	held := make(chan struct{})
+	l.held = held
+	return sync.OnceFunc(func() { close(held) })
+}
+
+func (l *testLedger) AppendAll(ctx context.Context, first int64, leaves [][]byte) error {
+	l.mu.Lock()
+	held, failed := l.held, l.failed
+	for _, leaf := range leaves {
+		l.failed = l.failed || l.failAt != "" && bytes.Contains(leaf, []byte(strconv.Quote(l.failAt)))
+	}
+	l.mu.Unlock()
+	if held != nil {
+		<-held
+	}
+	if failed {
+		return fmt.Errorf("%w: the disk is gone", recorder.ErrFailed)
+	}
+	return l.Ledger.AppendAll(ctx, first, leaves)
+}
+
 type gateOption func(*bastion.Config)
 
 func newGate(t testing.TB, options ...gateOption) *gate {
@@ -108,8 +145,9 @@ func newGate(t testing.TB, options ...gateOption) *gate {
 	_, g.node = must2(ed25519.GenerateKey(rand.Reader))
 	db := must(database.Open(ctx, filepath.Join(g.dir, "sallyport.db")))
 	ledger := must(recorder.OpenLedger(recorder.Options{Dir: filepath.Join(g.dir, "ledger"), Node: "N-test", Signer: g.node}))
+	g.ledger = &testLedger{Ledger: ledger}
 	g.recorder = must(recorder.Open(recorder.Options{Dir: filepath.Join(g.dir, "recordings"), Node: "N-test", Signer: g.node}))
-	g.authority = must(authz.Open(ctx, db, authz.Options{Node: "N-test", Clock: g.clock.Now, Ledger: ledger, Issuer: "Sallyport test", MasterKey: [32]byte{1}}))
+	g.authority = must(authz.Open(ctx, db, authz.Options{Node: "N-test", Clock: g.clock.Now, Ledger: g.ledger, Issuer: "Sallyport test", MasterKey: [32]byte{1}}))
 	_, host := must2(ed25519.GenerateKey(rand.Reader))
 	hostSigner := must(ssh.NewSignerFromKey(host))
 	g.hostKey = hostSigner.PublicKey()

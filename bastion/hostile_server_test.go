@@ -183,3 +183,63 @@ func TestResizesDuringTheStartRaceNothing(t *testing.T) {
 		}
 	}
 }
+
+func TestPromise2_SlowLedgerKeepsNobodyInAndEndsNobodyElse(t *testing.T) {
+	g, _ := newSite(t)
+	g.enrol("sec", authz.SiteSecurity)
+	alice := shell(t, g.dial(g.people["alice"], "alice+genomics"))
+	bob := shell(t, g.dial(g.people["bob"], "bob+genomics"))
+	for _, s := range []terminal{alice, bob} {
+		fmt.Fprint(s.in, "ready\n")
+		expect(t, s.out, "ready")
+	}
+	release := g.ledger.hold()
+	defer release()
+	var freeze sync.WaitGroup
+	defer freeze.Wait()
+	freeze.Go(func() {
+		if err := g.authority.Freeze(context.Background(), authz.Actor{User: "sec", RemoteAddr: "127.0.0.1", Via: "ssh"}, "alice", "incident"); err != nil {
+			t.Error(err)
+		}
+	})
+	endsWithin(t, 2*time.Second, "the end of a frozen person's session", func() { expect(t, alice.stderr, "frozen") })
+	// Longer than the node may go without a fresh look at its state.
+	for begin := time.Now(); time.Since(begin) < 5*time.Second; {
+		fmt.Fprint(bob.in, "x")
+		expect(t, bob.out, "x")
+	}
+	release()
+	freeze.Wait()
+	testkit.WaitFor(t, 10*time.Second, "the end to be recorded", func() bool { return len(g.events("session.cut")) == 1 })
+}
+
+func TestPromise3_SessionThatBeginsWhileTheLedgerFailsEnds(t *testing.T) {
+	g, _ := newSite(t)
+	c := g.dial(g.people["alice"], "alice+genomics")
+	g.ledger.mu.Lock()
+	g.ledger.failAt = "session.open"
+	g.ledger.mu.Unlock()
+	// The next event after the session's own fails, while the session is being opened.
+	var next sync.WaitGroup
+	defer next.Wait()
+	next.Go(func() {
+		testkit.WaitFor(t, 10*time.Second, "the session to be opened", func() bool {
+			g.ledger.mu.Lock()
+			defer g.ledger.mu.Unlock()
+			return g.ledger.failed
+		})
+		if _, err := g.authority.Record(context.Background(), authz.Event{UserID: "system", OpType: "test", ResourceID: "x", ResourceType: "x", RemoteAddr: "-"}); err == nil {
+			t.Error("an event was recorded after the ledger failed")
+		}
+	})
+	s := shell(t, c)
+	var exit *ssh.ExitError
+	endsWithin(t, 5*time.Second, "the end of a session without a ledger", func() {
+		if err := s.Wait(); !errors.As(err, &exit) || exit.ExitStatus() != 254 {
+			t.Errorf("ended with %v", err)
+		}
+	})
+	if g.server.Health() == nil {
+		t.Error("the node calls itself healthy")
+	}
+}

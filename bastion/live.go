@@ -25,6 +25,8 @@ type live struct {
 	sessions map[string]*session
 	lastSeen time.Time // last time the state was read
 	watching bool
+	// over ends what begins after the end of all sessions.
+	over func(*session)
 	// unrecorded are ends that were told and still have to be recorded.
 	unrecorded []cuts
 
@@ -35,10 +37,16 @@ func newLive(s *Server) *live {
 	return &live{server: s, sessions: map[string]*session{}, wake: make(chan struct{}, 1)}
 }
 
+// add makes a session live. One that was being opened while all others were
+// ended for good ends like them.
 func (l *live) add(s *session) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.sessions[s.record.ID] = s
+	over := l.over
+	l.mu.Unlock()
+	if over != nil {
+		over(s)
+	}
 }
 
 func (l *live) remove(s *session) {
@@ -130,8 +138,17 @@ func (l *live) endWhenUnrecorded(ctx context.Context) {
 
 // failAll ends every session because it can no longer be recorded.
 func (l *live) failAll(cause error) {
+	cause = fmt.Errorf("%w: %w", recorder.ErrFailed, cause)
+	l.end(func(s *session) { s.cancel(cause) })
+}
+
+// end ends every session, and those that are being opened as soon as they are there.
+func (l *live) end(one func(*session)) {
+	l.mu.Lock()
+	l.over = one
+	l.mu.Unlock()
 	for _, s := range l.all() {
-		s.cancel(fmt.Errorf("%w: %w", recorder.ErrFailed, cause))
+		one(s)
 	}
 }
 
@@ -242,15 +259,22 @@ func (l *live) all() []*session {
 
 // endAll ends every session with the same reason, each under a reference of its own.
 func (l *live) endAll(rule, sentence string) {
-	c := cuts{end: map[string]*authz.Refusal{}}
 	for _, s := range l.all() {
-		if s.ctx.Err() != nil {
-			continue // it is ending already
-		}
-		r := l.server.authority.NewCut(rule, sentence)
-		c.live = append(c.live, authz.LiveSession{Session: s.record.ID, Ask: s.ask})
-		c.end[s.record.ID] = r
-		s.end(r)
+		l.cut(s, rule, sentence)
 	}
-	l.told(c)
+}
+
+// stop ends every session for good, because the gate stops.
+func (l *live) stop() {
+	l.end(func(s *session) { l.cut(s, "node.stop", "The gate is shutting down and ends your session now.") })
+}
+
+// cut ends one session by the node's own decision.
+func (l *live) cut(s *session, rule, sentence string) {
+	if s.ctx.Err() != nil {
+		return // it is ending already
+	}
+	r := l.server.authority.NewCut(rule, sentence)
+	s.end(r)
+	l.told(cuts{[]authz.LiveSession{{Session: s.record.ID, Ask: s.ask}}, map[string]*authz.Refusal{s.record.ID: r}})
 }

@@ -156,6 +156,9 @@ func (s *Server) Health() error {
 	if err := s.recorder.Ready(); err != nil {
 		return err
 	}
+	if err := s.authority.Err(); err != nil {
+		return err
+	}
 	return s.live.fresh()
 }
 
@@ -216,7 +219,7 @@ func (s *Server) accept(ctx context.Context, l net.Listener, serve func(context.
 	select {
 	case <-done:
 	case <-timer.C:
-		s.live.endAll("node.stop", "The gate is shutting down and ends your session now.")
+		s.live.stop()
 		// A connection ends with its last channel while the server drains, so
 		// nothing is cut before the person has been told.
 		timer.Reset(lastWords)

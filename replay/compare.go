@@ -38,7 +38,7 @@ func (n *NodeReport) compare(files NodeFiles, l *ledgerView) error {
 		if err := n.caughtUp(files, r, s); err != nil {
 			return err
 		}
-		n.compareOne(r, session, s)
+		n.compareOne(r, session, l)
 	}
 	var numbers []int64
 	for _, session := range sortedKeys(l.sessions) {
@@ -50,7 +50,7 @@ func (n *NodeReport) compare(files NodeFiles, l *ledgerView) error {
 		if seen[session] || evident[session] {
 			continue
 		}
-		if err := n.look(files, session, s); err != nil {
+		if err := n.look(files, session, l); err != nil {
 			return err
 		}
 	}
@@ -88,7 +88,8 @@ func (n *NodeReport) caughtUp(files NodeFiles, r *Report, s *ledgerSession) erro
 }
 
 // compareOne judges a recording under its own name.
-func (n *NodeReport) compareOne(r *Report, session string, s *ledgerSession) {
+func (n *NodeReport) compareOne(r *Report, session string, l *ledgerView) {
+	s := l.sessions[session]
 	add := func(code, text string, broken bool) { n.note(r.File, code, text, broken) }
 	n.compareNames(r, session)
 	switch {
@@ -107,13 +108,20 @@ func (n *NodeReport) compareOne(r *Report, session string, s *ledgerSession) {
 		add(CodeNotRecorded, "the ledger says that recording failed, before anything went through the session", false)
 	case s.closed:
 		add(CodeNotRecovered, "the ledger says that recording failed; it will have the recording's head when the node has restarted", false)
+	case l.beginning(s) && r.excuseUnbegun():
+		add(CodeNotYetBegun, notYetBegun, false)
 	case r.Complete:
 		add(CodeNotYetClosed, "the recording has ended, but the ledger does not have the session's close yet", false)
 	}
 }
 
+// notYetBegun is said of a session whose recording has no whole block yet.
+const notYetBegun = "nothing is recorded yet: the session has just begun, or the node crashed before the recording began, or somebody removed it; " +
+	"verify again when the session has ended or the node has started again"
+
 // excuseUnbegun reports whether not even the first block is whole. That is no
-// evidence of change where the ledger says that the first write failed.
+// evidence of change where the ledger says that the first write failed, or
+// does not yet say what became of the session.
 func (r *Report) excuseUnbegun() bool {
 	if r.Blocks != 0 || len(r.Findings) != 1 || r.Findings[0].Code != CodeCut {
 		return false
@@ -175,7 +183,8 @@ func fileSum(path string) (string, error) {
 
 // look judges a session whose recording was not there when the folder was
 // listed. While a node runs it may have begun since.
-func (n *NodeReport) look(files NodeFiles, session string, s *ledgerSession) error {
+func (n *NodeReport) look(files NodeFiles, session string, l *ledgerView) error {
+	s := l.sessions[session]
 	name := session + ".rec"
 	path := filepath.Join(files.Recordings, filepath.Base(name))
 	if info, err := os.Lstat(path); err == nil && !info.Mode().IsRegular() {
@@ -184,7 +193,7 @@ func (n *NodeReport) look(files NodeFiles, session string, s *ledgerSession) err
 	r, err := Verify(path, files.Key)
 	if err == nil {
 		n.Recordings = append(n.Recordings, r)
-		n.compareOne(&n.Recordings[len(n.Recordings)-1], session, s)
+		n.compareOne(&n.Recordings[len(n.Recordings)-1], session, l)
 		return nil
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -199,6 +208,8 @@ func (n *NodeReport) look(files NodeFiles, session string, s *ledgerSession) err
 		n.note(name, CodeNotRecorded, "there is no recording, and the node found none when it restarted: it crashed or failed before one was made, or the file was taken away before", false)
 	case s.closed && s.result == resultFailed:
 		n.note(name, CodeNotRecorded, "there is no recording; the ledger says that recording failed, before anything went through the session", false)
+	case l.beginning(s):
+		n.note(name, CodeNotYetBegun, notYetBegun, false)
 	default:
 		n.note(name, CodeMissing, "the ledger has this session, but its recording is not there", true)
 	}

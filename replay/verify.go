@@ -57,6 +57,7 @@ const (
 	CodeDamaged      = "damaged"        // a file that was set aside, by the node or by somebody else
 	CodeNotRecovered = "not-recovered"  // a recording failed, and the ledger does not have its head yet
 	CodeNotYetClosed = "not-closed"     // a recording has an end, the ledger has no close yet
+	CodeNotYetBegun  = "not-begun"      // the ledger has a session's open, its recording has no whole block yet
 )
 
 // Report is what verification found in one file.

@@ -131,15 +131,25 @@ func (n *NodeReport) recordingNames(dir string) ([]string, error) {
 // ledgerView is what the ledger says about sessions.
 type ledgerView struct {
 	sessions   map[string]*ledgerSession
+	started    int64 // entry of the last node.start; 0: none
 	remembered *recorder.Checkpoint
 	found      bool // the remembered checkpoint
 	events     []Finding
+}
+
+// beginning reports whether the session may honestly have no recording yet:
+// the ledger has a session's open before its file is made, and of a node that
+// crashes in between only the next start says so, before its node.start.
+func (l *ledgerView) beginning(s *ledgerSession) bool {
+	told := s.closed || s.head != "" || s.missing || s.damaged != ""
+	return s.opened && !told && l.started < s.entry
 }
 
 // ledgerSession is what the ledger says about one session.
 type ledgerSession struct {
 	number         int64
 	opened, closed bool
+	entry          int64  // of session.open
 	result         string // of session.close
 	bytes          int64  // that went through the session, as session.close has it
 	head           string // of session.close or recording.recovered; "" while unknown
@@ -156,6 +166,7 @@ const (
 	opRecovered = "recording.recovered" // a recording got its end when the node restarted
 	opDamaged   = "recording.damaged"   // it could not be closed and was set aside
 	opMissing   = "recording.missing"   // there was none
+	opStart     = "node.start"          // the node has said the above of all that a crash left, and takes sessions
 
 	// resultFailed is the result of a session that could not be recorded (further).
 	resultFailed = "recording-failed"
@@ -267,6 +278,9 @@ func (l *ledgerView) wrong(b *recorder.Block, entry int64, text string) {
 func (l *ledgerView) session(v leaf) error {
 	switch v.OpType {
 	case opOpen, opClose, opRecovered, opDamaged, opMissing:
+	case opStart:
+		l.started = v.Sequence
+		return nil
 	default:
 		return nil
 	}
@@ -292,7 +306,7 @@ func (s *ledgerSession) take(v leaf, d sessionDetails) error {
 	switch v.OpType {
 	case opOpen:
 		if v.Result == "" || v.Result == "ok" {
-			s.opened = true
+			s.opened, s.entry = true, v.Sequence
 			s.number, _ = d.Number.Int64()
 		}
 	case opClose:

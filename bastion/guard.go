@@ -10,10 +10,19 @@ import (
 	"time"
 )
 
-// loginsPerPerson is how many connections of one person may wait for their
-// second factor at once. They wait apart from the strangers, so that who holds
-// one stolen key can't keep everybody out.
-const loginsPerPerson = 5
+// People with a verified key wait for their second factor apart from the
+// strangers, so that who holds one stolen key can't keep everybody out; and
+// apart by source, so that the key's owner can come in from elsewhere.
+const (
+	loginsPerPersonAndSource = 5
+	loginsPerPerson          = 25
+)
+
+// waiting is one person at one source.
+type waiting struct {
+	name   string
+	source netip.Prefix // zero: the person at all sources
+}
 
 // guard bounds what strangers can take before they are known: places in all
 // and per source. A place is given back when a key is verified or at the end.
@@ -23,11 +32,11 @@ type guard struct {
 	mu      sync.Mutex // guards the rest
 	taken   int
 	sources map[netip.Prefix]int
-	people  map[string]int
+	people  map[waiting]int
 }
 
 func newGuard(l Limits) *guard {
-	return &guard{most: l.Unauthenticated, perSource: l.UnauthenticatedPerSource, sources: map[netip.Prefix]int{}, people: map[string]int{}}
+	return &guard{most: l.Unauthenticated, perSource: l.UnauthenticatedPerSource, sources: map[netip.Prefix]int{}, people: map[waiting]int{}}
 }
 
 // sourceOf is what counts as one source: an IPv4 address or an IPv6 /64.
@@ -65,18 +74,22 @@ func (g *guard) admit(addr netip.Addr) (release func(), ok bool) {
 }
 
 // person takes one of a person's places after their key was verified.
-func (g *guard) person(name string) (release func(), ok bool) {
+func (g *guard) person(name string, addr netip.Addr) (release func(), ok bool) {
+	here, everywhere := waiting{name, sourceOf(addr)}, waiting{name: name}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.people[name] >= loginsPerPerson {
+	if g.people[here] >= loginsPerPersonAndSource || g.people[everywhere] >= loginsPerPerson {
 		return nil, false
 	}
-	g.people[name]++
+	g.people[here]++
+	g.people[everywhere]++
 	return sync.OnceFunc(func() {
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		if g.people[name]--; g.people[name] == 0 {
-			delete(g.people, name)
+		for _, w := range []waiting{here, everywhere} {
+			if g.people[w]--; g.people[w] == 0 {
+				delete(g.people, w)
+			}
 		}
 	}), true
 }

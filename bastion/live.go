@@ -26,11 +26,10 @@ type live struct {
 	lastSeen time.Time // last time the state was read
 	watching bool
 	// over ends what begins after the end of all sessions.
-	over func(*session)
-	// unrecorded are ends that were told and still have to be recorded.
-	unrecorded []cuts
+	over    func(*session)
+	entries []entry // ends of sessions that still have to be recorded
 
-	wake chan struct{} // something was told
+	wake chan struct{} // there is a new entry
 }
 
 func newLive(s *Server) *live {
@@ -195,11 +194,24 @@ type cuts struct {
 // told leaves it to another goroutine to record what was told: a slow ledger
 // must neither keep anybody in nor keep the watch from looking again.
 func (l *live) told(c cuts) {
-	if len(c.end) == 0 {
-		return
+	if len(c.end) > 0 {
+		l.later(func(ctx context.Context) error { return l.server.authority.RecordCuts(ctx, c.live, c.end) })
 	}
+}
+
+// entryTries is how often an entry that could not be made is tried again.
+const entryTries = 60
+
+// entry is what still has to be written down about a session's end.
+type entry struct {
+	make func(context.Context) error
+	left int // tries
+}
+
+// later makes an entry in the background, tried again each second.
+func (l *live) later(write func(context.Context) error) {
 	l.mu.Lock()
-	l.unrecorded = append(l.unrecorded, c)
+	l.entries = append(l.entries, entry{write, entryTries})
 	l.mu.Unlock()
 	select {
 	case l.wake <- struct{}{}:
@@ -207,9 +219,9 @@ func (l *live) told(c cuts) {
 	}
 }
 
-// recordCuts records what was told, and tries again each second what could
-// not be recorded. When ctx is done it tries the rest once more.
-func (l *live) recordCuts(ctx context.Context) {
+// writeEntries makes the entries that wait. When ctx is done it tries the
+// rest once more.
+func (l *live) writeEntries(ctx context.Context) {
 	second := time.NewTicker(time.Second)
 	defer second.Stop()
 	for {
@@ -217,32 +229,33 @@ func (l *live) recordCuts(ctx context.Context) {
 		case <-l.wake:
 		case <-second.C:
 		case <-ctx.Done():
-			l.recordOnce(context.WithoutCancel(ctx))
+			l.writeWaiting(context.WithoutCancel(ctx))
 			return
 		}
-		l.recordOnce(ctx)
+		l.writeWaiting(ctx)
 	}
 }
 
-// recordOnce records what waits, in order, up to the first failure.
-func (l *live) recordOnce(ctx context.Context) {
-	for {
-		l.mu.Lock()
-		waiting := l.unrecorded
-		l.mu.Unlock()
-		if len(waiting) == 0 {
-			return
-		}
+// writeWaiting tries each entry that waits once.
+func (l *live) writeWaiting(ctx context.Context) {
+	l.mu.Lock()
+	waiting := l.entries
+	l.entries = nil
+	l.mu.Unlock()
+	for _, e := range waiting {
 		limited, cancel := context.WithTimeout(ctx, bookTime)
-		err := l.server.authority.RecordCuts(limited, waiting[0].live, waiting[0].end)
+		err := e.make(limited)
 		cancel()
-		if err != nil {
-			l.server.config.Log.Error("ended sessions could not be recorded", "error", err)
-			return
+		if err == nil {
+			continue
 		}
-		l.mu.Lock()
-		l.unrecorded = l.unrecorded[1:]
-		l.mu.Unlock()
+		e.left--
+		l.server.config.Log.Error("the end of sessions could not be recorded", "error", err, "tries_left", e.left)
+		if e.left > 0 {
+			l.mu.Lock()
+			l.entries = append(l.entries, e)
+			l.mu.Unlock()
+		}
 	}
 }
 

@@ -108,6 +108,7 @@ func (s *Server) serveLocalConn(ctx context.Context, nc net.Conn) {
 	}
 	c := newConnection(s, conn, sc, l.id, address{user: l.id.User})
 	c.cachedFactor = l.cached
+	c.notice()
 	s.serveConnection(c, channels, requests)
 }
 

@@ -196,10 +196,10 @@ func (l *login) verified(meta ssh.ConnMetadata, key ssh.PublicKey, _ *ssh.Permis
 	if refusal != nil {
 		return nil, l.turnAway(refusal)
 	}
-	place, ok := l.server.guard.person(a.user)
+	place, ok := l.server.guard.person(a.user, l.remote.Addr())
 	if !ok {
 		return nil, l.turnAway(l.server.authority.Refuse(l.conn.ctx, loginEvent(l.partial(meta), "login.refused"), "login.many",
-			fmt.Sprintf("%d other logins of yours still wait for their code.", loginsPerPerson), ""))
+			"Too many other logins of yours still wait for their code.", ""))
 	}
 	l.place()
 	l.place = place

@@ -133,26 +133,30 @@ func TestGuardCountsPlaces(t *testing.T) {
 
 func TestGuardCountsAPersonsWaitingLogins(t *testing.T) {
 	g := newGuard(DefaultLimits())
+	thief, home := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
 	var places []func()
-	for range loginsPerPerson {
-		release, ok := g.person("alice")
+	for range loginsPerPersonAndSource {
+		release, ok := g.person("alice", thief)
 		if !ok {
 			t.Fatal("refused within the limit")
 		}
 		places = append(places, release)
 	}
-	if _, ok := g.person("alice"); ok {
+	if _, ok := g.person("alice", thief); ok {
 		t.Error("one more than the limit waits")
 	}
-	if _, ok := g.person("bob"); !ok {
+	if _, ok := g.person("alice", home); !ok {
+		t.Error("the owner of a stolen key can't come in from elsewhere")
+	}
+	if _, ok := g.person("bob", thief); !ok {
 		t.Error("another person has to wait for alice")
 	}
 	places[0]()
 	places[0]()
-	if _, ok := g.person("alice"); !ok {
+	if _, ok := g.person("alice", thief); !ok {
 		t.Error("a place that was given back was not given out")
 	}
-	if _, ok := g.person("alice"); ok {
+	if _, ok := g.person("alice", thief); ok {
 		t.Error("one place was given out twice")
 	}
 }

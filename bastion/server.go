@@ -170,7 +170,7 @@ func (s *Server) Watch(ctx context.Context) {
 	var wg sync.WaitGroup
 	wg.Go(func() { s.live.endWhenStale(watched) })
 	wg.Go(func() { s.live.endWhenUnrecorded(watched) })
-	wg.Go(func() { s.live.recordCuts(watched) })
+	wg.Go(func() { s.live.writeEntries(watched) })
 	wg.Go(func() { s.strangers.flushEachMinute(watched) })
 	s.live.watch(ctx)
 	done()

@@ -82,7 +82,16 @@ func (s *session) run(ctx context.Context, work *sync.WaitGroup, decision authz.
 	// The data server is asked while the recording is prepared, unless a grant
 	// is at stake: a server that is down must not use it up.
 	dialed := make(chan dialResult, 1)
-	work.Go(func() { up, err := c.upstream(s.ctx, s.route); dialed <- dialResult{up, err} })
+	work.Go(func() {
+		defer func() {
+			if r := recover(); r != nil {
+				s.server.reportPanic("dial", r)
+				dialed <- dialResult{err: errBug}
+			}
+		}()
+		up, err := c.upstream(s.ctx, s.route)
+		dialed <- dialResult{up, err}
+	})
 	var up dialResult
 	if s.record.Request != "" {
 		if up = <-dialed; up.err != nil {
@@ -246,7 +255,9 @@ func (s *session) close(result string, status uint32) error {
 	s.record.BytesIn, s.record.BytesOut = s.bytesIn.Load(), s.bytesOut.Load()
 	s.server.metrics.sessions.WithLabelValues(ruleLabel(result)).Inc()
 	if err := s.server.authority.CloseSession(ctx, s.record); err != nil {
-		s.log.Error("end of session could not be recorded", "error", err)
+		s.log.Error("end of session could not be recorded, and is tried again", "error", err)
+		record := s.record
+		s.server.live.later(func(ctx context.Context) error { return s.server.authority.CloseSession(ctx, record) })
 	}
 	return failed
 }

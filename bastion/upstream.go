@@ -48,11 +48,15 @@ type upstream struct {
 	ready chan struct{} // closed once conn or err is set
 	conn  ssh.Conn
 	err   error
-	ended atomic.Bool // the connection was there and is no more
+	ended atomic.Bool  // the connection was there and is no more
+	heard atomic.Int64 // bytes that came from the server
 	// work is what runs beside the connection, also for sessions that have
 	// ended while the server still had to answer.
 	work sync.WaitGroup
 }
+
+// maxLost is how often one client connection may lose data servers and dial again.
+const maxLost = 100
 
 // upstream returns the connection to a route's server, made once for all
 // sessions of this client connection. A failed or lost one is made anew.
@@ -61,6 +65,10 @@ func (c *connection) upstream(ctx context.Context, route authz.Route) (*upstream
 	u := c.upstreams[route]
 	fresh := u == nil || u.lost()
 	if fresh {
+		if len(c.lost) >= maxLost {
+			c.mu.Unlock()
+			return nil, &unreachableError{"was lost too often on this connection; connect again", "server.lost", errServerGone}
+		}
 		if u != nil {
 			c.lost = append(c.lost, u)
 		}
@@ -120,9 +128,22 @@ func (u *upstream) cut() {
 	}
 }
 
+// heardConn counts what comes from a data server.
+type heardConn struct {
+	net.Conn
+	heard *atomic.Int64
+}
+
+func (h heardConn) Read(p []byte) (int, error) {
+	n, err := h.Conn.Read(p)
+	h.heard.Add(int64(n))
+	return n, err
+}
+
 // cutIfSilent asks the data server whether it is still there, and cuts it off
-// if it does not answer.
+// if nothing comes: the answer itself may stand behind much output of others.
 func (u *upstream) cutIfSilent() {
+	before := u.heard.Load()
 	answered := make(chan struct{})
 	go func() {
 		defer close(answered) // ends with the connection at the latest
@@ -133,7 +154,9 @@ func (u *upstream) cutIfSilent() {
 	select {
 	case <-answered:
 	case <-timer.C:
-		u.cut()
+		if u.heard.Load() == before {
+			u.cut()
+		}
 	}
 }
 
@@ -154,6 +177,7 @@ func (c *connection) dial(ctx context.Context, route authz.Route, u *upstream) (
 	if err != nil {
 		return nil, &unreachableError{"could not be reached", "server.unreachable", err}
 	}
+	nc = heardConn{nc, &u.heard}
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
 	known := false // the host key was accepted: what fails after that is the login
 	checked := func(addr string, remote net.Addr, key ssh.PublicKey) error {

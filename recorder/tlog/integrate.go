@@ -1,0 +1,208 @@
+package tlog
+
+import (
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"time"
+)
+
+// snapshot is what the integrator brings to disk: a size that was committed
+// and everything that is not in the directory yet.
+type snapshot struct {
+	size   int64
+	note   []byte
+	order  []tileID
+	full   [][]byte // by order
+	edges  [tileLevels][]Hash
+	bundle []byte
+	bodies []sealedBody
+}
+
+// integrator is the state of the goroutine that writes tiles.
+type integrator struct {
+	l       *Log
+	dirs    map[string]bool // known to exist
+	dirty   int             // full tiles since the last settle
+	settled int64
+	written int64          // size of the checkpoint on disk; -1 at first
+	shown   map[tileID]int // width of the partial tile written last
+	stale   []string       // directories of partial tiles that are full now; removed after the next settle
+}
+
+// integrateLoop brings tiles up to date behind the committer, at the publish
+// interval, when much waits, when asked, and at the end.
+func (l *Log) integrateLoop() {
+	defer l.done.Done()
+	in := &integrator{l: l, dirs: map[string]bool{}, settled: l.restored, written: -1, shown: map[tileID]int{}}
+	for level := entriesLevel; level < tileLevels && l.restored > 0; level++ {
+		id := edgeTile(level, l.restored)
+		in.shown[id] = id.widthAt(l.restored)
+	}
+	var tick <-chan time.Time
+	if l.o.PublishInterval > 0 {
+		t := time.NewTicker(l.o.PublishInterval)
+		defer t.Stop()
+		tick = t.C
+	}
+	for {
+		var reply chan<- error
+		final, calm := false, false
+		select {
+		case <-tick:
+			calm = true
+		case <-l.kick:
+		case reply = <-l.publish:
+			calm = true
+		case <-l.stop:
+			final = true
+		}
+		err := l.failure()
+		if err == nil {
+			if err = in.integrate(calm, final); err != nil {
+				err = l.fail(fmt.Errorf("write tiles: %w", err))
+			}
+		}
+		if reply != nil {
+			reply <- err
+		}
+		if final {
+			return
+		}
+	}
+}
+
+func (l *Log) snapshot() *snapshot {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := &snapshot{size: l.size, note: l.note, order: l.order[:len(l.order):len(l.order)],
+		bodies: l.unstored[:len(l.unstored):len(l.unstored)], bundle: append([]byte(nil), l.bundle...)}
+	for _, id := range s.order {
+		s.full = append(s.full, l.pending[id])
+	}
+	for level := range l.edges {
+		s.edges[level] = append([]Hash(nil), l.edges[level]...)
+	}
+	return s
+}
+
+// integrate brings the directory to the committed size. Between two ticks of a
+// busy second it only writes full tiles.
+func (in *integrator) integrate(calm, final bool) error {
+	s := in.l.snapshot()
+	if s.size == in.written && !final {
+		return nil
+	}
+	if err := in.l.bodies.write(s.bodies); err != nil {
+		return err
+	}
+	for i, id := range s.order {
+		if err := in.write(id, tileWidth, s.full[i]); err != nil {
+			return err
+		}
+		delete(in.shown, id)
+		in.stale = append(in.stale, filepath.Join(in.l.o.Dir, id.partialDir()))
+	}
+	in.dirty += len(s.order)
+	if !calm && !final && in.dirty < settleAtLast {
+		in.l.integrated(s)
+		return nil
+	}
+	if err := in.showEdge(s); err != nil {
+		return err
+	}
+	in.l.integrated(s)
+	in.written = s.size
+	if in.dirty >= settleTiles || final && s.size != in.settled {
+		return in.settle(s)
+	}
+	return nil
+}
+
+// showEdge writes the partial tiles and the checkpoint of the snapshot. The
+// checkpoint is made durable at once: a torn one would look like a forgery
+// after a crash.
+func (in *integrator) showEdge(s *snapshot) error {
+	for level := entriesLevel; level < tileLevels; level++ {
+		id := edgeTile(level, s.size)
+		width := id.widthAt(s.size)
+		// One that is there already must not be written again: a restart may
+		// depend on it, and the new copy is not durable.
+		if width == 0 || in.shown[id] == width {
+			continue
+		}
+		data := s.bundle
+		if level >= 0 {
+			data = appendHashes(nil, s.edges[level])
+		}
+		if err := in.write(id, width, data); err != nil {
+			return err
+		}
+		in.shown[id] = width
+	}
+	return replaceFile(in.l.o.fs, filepath.Join(in.l.o.Dir, CheckpointFile), s.note, true)
+}
+
+// write writes a tile that is not durable yet: until the next settle it can be made again.
+func (in *integrator) write(id tileID, width int, data []byte) error {
+	path := filepath.Join(in.l.o.Dir, id.path(width))
+	if dir := filepath.Dir(path); !in.dirs[dir] {
+		if err := in.l.o.fs.MkdirAll(dir); err != nil {
+			return err
+		}
+		if len(in.dirs) > 1024 {
+			clear(in.dirs)
+		}
+		in.dirs[dir] = true
+	}
+	return replaceFile(in.l.o.fs, path, data, false)
+}
+
+// integrated takes what is readable from the directory now out of memory and
+// lets appends go on that waited for it.
+func (l *Log) integrated(s *snapshot) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, id := range s.order {
+		delete(l.pending, id)
+	}
+	l.order = append([]tileID(nil), l.order[len(s.order):]...)
+	for i := range s.bodies {
+		delete(l.unstoredAt, s.bodies[i].index)
+		l.unstoredBytes -= len(s.bodies[i].sealed)
+	}
+	l.unstored = append([]sealedBody(nil), l.unstored[len(s.bodies):]...)
+	l.unstoredBase += len(s.bodies)
+	signal(l.wake)
+}
+
+// settle makes tiles and bodies durable and lets go of what they replace.
+// Partial tiles go last: until the new state is durable, a restart begins from them.
+func (in *integrator) settle(s *snapshot) error {
+	o := &in.l.o
+	if err := o.fs.SyncAll(o.Dir); err != nil {
+		return err
+	}
+	if err := in.l.bodies.settle(); err != nil {
+		return err
+	}
+	state, err := json.Marshal(integrated{Size: s.size, Checkpoint: string(s.note)})
+	if err != nil {
+		return err
+	}
+	if err := replaceFile(o.fs, filepath.Join(o.Dir, integratedFile), append(state, '\n'), true); err != nil {
+		return err
+	}
+	in.dirty, in.settled = 0, s.size
+	if err := in.l.durable.Forget(s.size); err != nil {
+		return err
+	}
+	for _, dir := range in.stale {
+		if err := o.fs.RemoveAll(dir); err != nil {
+			return err
+		}
+		delete(in.dirs, dir)
+	}
+	in.stale = nil
+	return nil
+}

@@ -1,0 +1,4 @@
+// Package oracle holds the tests that let transparency-dev/tessera judge the
+// directories that package tlog writes. It is a module of its own, because
+// tessera brings a tracing library and a logger that the product does not want.
+package oracle

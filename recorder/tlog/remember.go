@@ -1,0 +1,103 @@
+package tlog
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+
+	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+// ErrRewritten is wrapped when a log is not an extension of what somebody saw before.
+var ErrRewritten = errors.New("the log was rewritten, cut, or shown differently to somebody else")
+
+// Remembered keeps the last checkpoint that a person saw of each log, a file
+// for each, and takes a new one only with a proof that the log grew from it.
+// It makes every auditor's machine a witness.
+type Remembered struct {
+	fs  fileSystem
+	dir string
+}
+
+// NewRemembered keeps its files in dir, which is made when it is first needed.
+func NewRemembered(dir string) *Remembered { return &Remembered{fs: disk{}, dir: dir} }
+
+func (r *Remembered) path(origin string) string {
+	name := sha256.Sum256([]byte(origin))
+	return filepath.Join(r.dir, hex.EncodeToString(name[:16])+".checkpoint")
+}
+
+// Last is the signed checkpoint that is remembered for a log, verified again;
+// nil when there is none.
+func (r *Remembered) Last(origin string, verifier note.Verifier) (signed []byte, c Checkpoint, err error) {
+	signed, err = readFile(r.fs, r.path(origin), maxCheckpoint)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, Checkpoint{}, nil
+	}
+	if err == nil {
+		c, _, err = OpenCheckpoint(signed, origin, verifier)
+	}
+	if err != nil {
+		return nil, Checkpoint{}, fmt.Errorf("the remembered checkpoint of %s: %w", origin, err)
+	}
+	return signed, c, nil
+}
+
+// Update checks a checkpoint that was just seen against the remembered one and
+// keeps the larger. prove gives the proof of consistency from the older size
+// to the newer; it is asked only when the sizes differ.
+//
+// ErrRewritten is wrapped when they do not belong to one log; then both
+// checkpoints, each signed by the log's own key, are the evidence: the old
+// one stays, the new one is kept beside it with the suffix .conflict.
+func (r *Remembered) Update(signed []byte, origin string, verifier note.Verifier, prove func(older, newer int64) (tlog.TreeProof, error)) error {
+	seen, _, err := OpenCheckpoint(signed, origin, verifier)
+	if err != nil {
+		return err
+	}
+	last, remembered, err := r.Last(origin, verifier)
+	if err != nil {
+		return err
+	}
+	if last == nil {
+		return r.keep(r.path(origin), signed)
+	}
+	if seen.Size < remembered.Size {
+		return r.conflict(origin, signed, fmt.Errorf("it had %d entries and now shows %d", remembered.Size, seen.Size))
+	}
+	var proof tlog.TreeProof
+	if remembered.Size > 0 && seen.Size > remembered.Size {
+		if proof, err = prove(remembered.Size, seen.Size); err != nil {
+			return fmt.Errorf("%s: no proof that the log of %d entries grew from the remembered %d: %w", origin, seen.Size, remembered.Size, err)
+		}
+	}
+	if err := CheckConsistency(proof, remembered, seen); err != nil {
+		return r.conflict(origin, signed, err)
+	}
+	if seen.Size == remembered.Size {
+		return nil
+	}
+	return r.keep(r.path(origin), signed)
+}
+
+func (r *Remembered) conflict(origin string, signed []byte, cause error) error {
+	err := fmt.Errorf("%s: %w: %w", origin, ErrRewritten, cause)
+	if keepErr := r.keep(r.path(origin)+".conflict", signed); keepErr != nil {
+		return errors.Join(err, keepErr)
+	}
+	return err
+}
+
+func (r *Remembered) keep(path string, signed []byte) error {
+	if err := r.fs.MkdirAll(r.dir); err != nil {
+		return fmt.Errorf("remember the checkpoint: %w", err)
+	}
+	if err := replaceFile(r.fs, path, signed, true); err != nil {
+		return fmt.Errorf("remember the checkpoint: %w", err)
+	}
+	return nil
+}

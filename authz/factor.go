@@ -38,6 +38,9 @@ const (
 	// blocksRemembered is how long after a block the next one is longer still. Neither quiet nor the
 	// person's own logins shorten it: who holds a stolen key gets some dozens of guesses a day.
 	blocksRemembered = 24 * time.Hour
+	// failuresADay is how many wrong codes within blocksRemembered make each further one cost
+	// longestBlock, however slowly they came.
+	failuresADay = 20
 )
 
 // NewTOTPSecret returns a fresh secret and the otpauth URI for the person's authenticator.
@@ -320,7 +323,8 @@ func (w *work) countFailure(user string, failed error) (error, error) {
 	event.OpType, event.Result = "factor.failure", ResultFailed
 	event.Details = map[string]any{"rule": "factor.wrong"}
 	if errors.Is(failed, ErrUsedCode) {
-		event.Details["rule"] = "factor.used"
+		// The right code, typed once more: no guess, and none of the wrong codes that people are told of.
+		event.OpType, event.Details["rule"] = "factor.used", "factor.used"
 		_, err := w.recordEvent(event)
 		return failed, err
 	}
@@ -329,6 +333,13 @@ func (w *work) countFailure(user string, failed error) (error, error) {
 		return nil, err
 	}
 	after := before.more(w.now)
+	today, err := w.wrongSince(user, w.now.Add(-blocksRemembered))
+	if err != nil {
+		return nil, err
+	}
+	if today+1 >= failuresADay {
+		after.blockedUntil = w.now.Add(longestBlock)
+	}
 	if err := after.store(w.tx, user); err != nil {
 		return nil, err
 	}
@@ -343,6 +354,13 @@ func (w *work) countFailure(user string, failed error) (error, error) {
 	}
 	_, err = w.recordEvent(event)
 	return failed, err
+}
+
+// wrongSince counts a person's wrong codes, whatever came between them.
+func (w *work) wrongSince(user string, since time.Time) (n int64, err error) {
+	err = w.tx.QueryRow("SELECT COUNT(*) FROM events WHERE user_id = $1 AND happened_at > $2 AND op_type = 'factor.failure'",
+		column(user), milliseconds(since)).Scan(&n)
+	return n, err
 }
 
 // LoggedIn records the login with all its factors and marks the key as used. It returns a

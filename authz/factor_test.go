@@ -405,3 +405,22 @@ func TestLoggedIn(t *testing.T) {
 		w.refused(w.LoggedIn(ctx, w.identity("alice")), "key.removed")
 	})
 }
+
+// Who guesses slowly enough for the short window is bounded by the day.
+func TestSlowGuessingIsBoundedByTheDay(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		alice := w.keyOnly("alice")
+		alice.Connection = "C-thief"
+		guesses := 0
+		for end := w.clock.Now().Add(24 * time.Hour); w.clock.Now().Before(end); w.clock.advance(failureWindow + time.Second) {
+			for range failuresAllowed - 1 {
+				if _, err := w.VerifyFactor(t.Context(), alice, "999999"); errors.Is(err, ErrWrongCode) {
+					guesses++
+				}
+			}
+		}
+		if most := failuresADay + int(24*time.Hour/longestBlock); guesses > most {
+			t.Errorf("%d guesses in a day, want at most %d", guesses, most)
+		}
+	})
+}

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"sallyport/authz"
+	"sallyport/bastion"
 	"sallyport/internal/testkit"
 )
 
@@ -242,4 +243,17 @@ func TestPromise3_SessionThatBeginsWhileTheLedgerFailsEnds(t *testing.T) {
 	if g.server.Health() == nil {
 		t.Error("the node calls itself healthy")
 	}
+}
+
+func TestPanicOfOneDialHoldsNeitherThePersonNorTheGate(t *testing.T) {
+	g, _ := newSite(t, func(c *bastion.Config) {
+		c.Dial = func(context.Context, string, string) (net.Conn, error) { panic("a bug") }
+	})
+	c := g.dial(g.people["bob"], "bob+genomics")
+	endsWithin(t, 5*time.Second, "the answer", func() {
+		if o := run(t, c, "id", nil); o.status != 1 || !strings.Contains(o.stderr, "reference") {
+			t.Errorf("%+v", o)
+		}
+	})
+	endsWithin(t, 10*time.Second, "the stop of the gate", g.stop)
 }

@@ -199,8 +199,9 @@ func (l *live) told(c cuts) {
 	}
 }
 
-// entryTries is how often an entry that could not be made is tried again.
-const entryTries = 60
+// entryTries is how often an entry that could not be made is tried again: an
+// hour long. A restart closes what is open then.
+const entryTries = 3600
 
 // entry is what still has to be written down about a session's end.
 type entry struct {

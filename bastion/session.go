@@ -82,16 +82,7 @@ func (s *session) run(ctx context.Context, work *sync.WaitGroup, decision authz.
 	// The data server is asked while the recording is prepared, unless a grant
 	// is at stake: a server that is down must not use it up.
 	dialed := make(chan dialResult, 1)
-	work.Go(func() {
-		defer func() {
-			if r := recover(); r != nil {
-				s.server.reportPanic("dial", r)
-				dialed <- dialResult{err: errBug}
-			}
-		}()
-		up, err := c.upstream(s.ctx, s.route)
-		dialed <- dialResult{up, err}
-	})
+	work.Go(func() { up, err := c.upstream(s.ctx, s.route); dialed <- dialResult{up, err} })
 	var up dialResult
 	if s.record.Request != "" {
 		if up = <-dialed; up.err != nil {

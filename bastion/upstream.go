@@ -78,8 +78,7 @@ func (c *connection) upstream(ctx context.Context, route authz.Route) (*upstream
 	c.mu.Unlock()
 	if fresh {
 		// The connection outlives the session that needed it first.
-		u.conn, u.err = c.dial(c.ctx, route, u)
-		close(u.ready)
+		c.dialInto(u, route)
 	}
 	select {
 	case <-u.ready:
@@ -87,6 +86,18 @@ func (c *connection) upstream(ctx context.Context, route authz.Route) (*upstream
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
+}
+
+// dialInto makes the connection. Whatever happens, those who wait for it hear of it.
+func (c *connection) dialInto(u *upstream, route authz.Route) {
+	defer close(u.ready)
+	defer func() {
+		if r := recover(); r != nil {
+			c.server.reportPanic("dial", r)
+			u.err = errBug
+		}
+	}()
+	u.conn, u.err = c.dial(c.ctx, route, u)
 }
 
 // lost reports whether the connection failed or has ended.

@@ -93,7 +93,11 @@ func (r Report) Text() string {
 	if !r.Intact {
 		state = "NOT INTACT"
 	}
-	fmt.Fprintf(&b, "%s: %s, %s, %d blocks, %d frames, %d bytes\n", r.File, state, r.Ending, r.Blocks, r.Frames, r.Bytes)
+	ending := string(r.Ending) + ", "
+	if r.Type == recorder.TypeLedger {
+		ending = "" // a ledger has no end
+	}
+	fmt.Fprintf(&b, "%s: %s, %s%d blocks, %d frames, %d bytes\n", r.File, state, ending, r.Blocks, r.Frames, r.Bytes)
 	for _, f := range r.Findings {
 		fmt.Fprintln(&b, f)
 	}
@@ -116,7 +120,8 @@ func verifyFile(path string, key ed25519.PublicKey, through func(io.Reader) io.R
 	defer f.Close()
 	r, err := VerifyReader(through(f), filepath.Base(path), key, nil)
 	if err == nil && r.Type == recorder.TypeRecording && r.Intact {
-		if session, _ := sessionOf(filepath.Base(path)); session != r.Session {
+		// A file that was fetched may have any name; one that names a session names its own.
+		if session, _ := sessionOf(filepath.Base(path)); strings.HasPrefix(session, "S-") && session != r.Session {
 			r.add(Finding{Code: CodeName, Text: fmt.Sprintf("the file holds session %s: it was renamed", r.Session), Block: -1, Offset: -1})
 		}
 	}

@@ -1,5 +1,5 @@
 // Package database opens the database that holds the state of people,
-// projects and approvals: SQLite by default, PostgreSQL for several nodes. It
+// projects and approvals: SQLite by default, PostgreSQL where a site has one. It
 // brings the schema up to date and runs transactions.
 //
 // There is one migration directory and one SQL text for both engines: the

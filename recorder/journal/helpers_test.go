@@ -143,3 +143,17 @@ func eventually(t testing.TB, what string, done func() bool) {
 		}
 	}
 }
+
+// settle writes a first frame and waits until the keeper has made all the files ready that it wants,
+// so that what a test counts afterwards is the writer's.
+func settle(t testing.TB, j *Journal, s *Stream) {
+	t.Helper()
+	p, err := s.Append(0, 'o', time.Time{}, nil)
+	must(t, err)
+	must(t, s.Wait(patience(t), p))
+	eventually(t, "the keeper has nothing to do", func() bool {
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		return j.next != nil && len(j.spares) == j.o.Reserve+1
+	})
+}

@@ -132,7 +132,6 @@ func (j *Journal) fail(cause error) {
 	for s := range j.streams {
 		streams = append(streams, s)
 	}
-	close(j.failed)
 	j.work.Broadcast()
 	j.room.Broadcast()
 	j.mu.Unlock()
@@ -140,6 +139,7 @@ func (j *Journal) fail(cause error) {
 	for _, s := range streams {
 		s.fail(err)
 	}
+	close(j.failed) // after that no stream takes a frame
 	j.poke()
 }
 

@@ -198,6 +198,20 @@ func (f *memoryFile) Allocate(size int64) error {
 	return f.grow(size)
 }
 
+// hasUnsyncedData reports whether anything but zeroes is written and not durable.
+func (m *memoryFiles) hasUnsyncedData() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, f := range m.names {
+		for _, w := range f.writes {
+			if slices.ContainsFunc(w.data, func(b byte) bool { return b != 0 }) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 func (f *memoryFile) Sync() error {
 	if err := f.disk.call("sync"); err != nil {
 		return err

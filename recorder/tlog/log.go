@@ -93,8 +93,7 @@ type Log struct {
 	stop    chan struct{}     // closed by Close when the committer has returned
 	done    sync.WaitGroup    // of both goroutines
 	cache   *tileCache        // full tiles, as read from the disk
-	ended   chan struct{}     // closed with the first failure or by Close
-	endOnce sync.Once
+	ended   chan struct{}     // closed with the first failure
 
 	mu            sync.Mutex // guards what follows
 	queue         []*request
@@ -136,34 +135,59 @@ func (l *Log) Append(ctx context.Context, leaves ...[]byte) (int64, error) {
 // slices until the bodies are stored: do not change them. When ctx ends first
 // the entries may become durable all the same.
 func (l *Log) AppendEntries(ctx context.Context, entries ...Entry) (int64, error) {
+	a, err := l.Begin(entries...)
+	if err != nil {
+		return 0, err
+	}
+	return a.Wait(ctx)
+}
+
+// Appending is entries that were handed over and may not be durable yet.
+type Appending struct{ r *request }
+
+// Begin hands entries over and does not wait for them. Entries of a later
+// call of Begin get higher indexes, so whoever orders the calls orders the log.
+func (l *Log) Begin(entries ...Entry) (Appending, error) {
 	r := &request{entries: entries, leaves: make([]Hash, len(entries)), done: make(chan struct{})}
 	for i := range entries {
 		e := &entries[i]
 		if len(e.Leaf) > MaxEntry {
-			return 0, fmt.Errorf("a ledger entry of %d bytes is larger than %d", len(e.Leaf), MaxEntry)
+			return Appending{}, fmt.Errorf("a ledger entry of %d bytes is larger than %d", len(e.Leaf), MaxEntry)
 		}
 		if len(e.Sealed) > maxSealed || (len(e.Sealed) > 0) != (e.Key != KeyID{}) {
-			return 0, fmt.Errorf("a sealed body of %d bytes under key %q cannot be stored", len(e.Sealed), e.Key)
+			return Appending{}, fmt.Errorf("a sealed body of %d bytes under key %q cannot be stored", len(e.Sealed), e.Key)
 		}
-		if e.Key != (KeyID{}) {
-			if _, err := ParseKeyID(e.Key.String()); err != nil {
-				return 0, err
-			}
+		if e.Key != (KeyID{}) && !e.Key.Valid() {
+			return Appending{}, fmt.Errorf("%q is not the name of a project and quarter", shorten(e.Key.String()))
 		}
 		r.leaves[i] = LeafHash(e.Leaf)
-		r.bytes += e.size()
+		r.bytes += e.Size()
 	}
 	if len(entries) == 0 || r.bytes > MaxAppend {
-		return 0, fmt.Errorf("an append of %d entries with %d bytes: at least one entry and at most %d bytes are possible", len(entries), r.bytes, MaxAppend)
+		return Appending{}, fmt.Errorf("an append of %d entries with %d bytes: at least one entry and at most %d bytes are possible",
+			len(entries), r.bytes, MaxAppend)
 	}
-	if err := l.enqueue(r); err != nil {
-		return 0, err
-	}
+	return Appending{r}, l.enqueue(r)
+}
+
+// Wait returns the index of the first entry once all are durable and a signed
+// checkpoint covers them.
+func (a Appending) Wait(ctx context.Context) (int64, error) {
 	select {
-	case <-r.done:
-		return r.first, r.err
+	case <-a.r.done:
+		return a.r.first, a.r.err
 	case <-ctx.Done():
 		return 0, ctx.Err()
+	}
+}
+
+// Settled tells whether Wait would return at once, and with what.
+func (a Appending) Settled() (settled bool, err error) {
+	select {
+	case <-a.r.done:
+		return true, a.r.err
+	default:
+		return false, nil
 	}
 }
 
@@ -256,7 +280,7 @@ func (l *Log) commitGroup(group []*request) error {
 		return err
 	}
 	l.buffer = b.encode(l.buffer[:0])
-	if err := l.durable.Commit(b.first, l.buffer); err != nil {
+	if err := l.durable.Commit(b.first, b.next(), l.buffer); err != nil {
 		return err
 	}
 	l.mu.Lock()
@@ -314,9 +338,19 @@ func (l *Log) fail(cause error) error {
 	if l.err == nil {
 		l.err = fmt.Errorf("%w: %w", ErrFailed, cause)
 		l.o.Log.Error("the ledger has failed", "error", cause)
-		l.endOnce.Do(func() { close(l.ended) })
+		close(l.ended)
 	}
 	signal(l.wake)
+	return l.err
+}
+
+// Err is nil while entries can be appended, else wraps ErrFailed or is ErrClosed.
+func (l *Log) Err() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err == nil && l.closing {
+		return ErrClosed
+	}
 	return l.err
 }
 
@@ -326,7 +360,7 @@ func (l *Log) failure() error {
 	return l.err
 }
 
-// Failed is closed when the log can take no more entries: it failed, or was closed.
+// Failed is closed when the disk failed the log: it takes no more entries. Close does not close it.
 func (l *Log) Failed() <-chan struct{} { return l.ended }
 
 // Size is how many entries are durable.
@@ -393,6 +427,5 @@ func (l *Log) Close() error {
 	}
 	signal(l.wake)
 	l.done.Wait()
-	l.endOnce.Do(func() { close(l.ended) })
 	return errors.Join(l.failure(), l.durable.Close(), l.bodies.close(), l.lock.Close())
 }

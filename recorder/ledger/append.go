@@ -96,61 +96,90 @@ func (l *Ledger) seal(sequence int64, event []byte) (tlog.Entry, error) {
 	return entry, nil
 }
 
+// early is events that came before those they follow.
+type early struct {
+	last      int64
+	entries   []tlog.Entry
+	appending tlog.Appending
+	err       error
+	done      chan struct{} // closed when it was their turn
+}
+
 // hand gives events to the log when it is their turn.
 func (l *Ledger) hand(ctx context.Context, first, last int64, entries ...tlog.Entry) (tlog.Appending, error) {
 	l.mu.Lock()
-	if l.accepted < first-1 {
-		l.mu.Unlock()
-		if err := l.awaitTurn(ctx, first); err != nil {
-			return tlog.Appending{}, err
+	if first == l.accepted+1 {
+		defer l.mu.Unlock()
+		appending, err := l.begin(last, entries)
+		if err == nil {
+			l.followers()
 		}
-		l.mu.Lock()
+		return appending, err
 	}
-	defer l.mu.Unlock()
-	if first != l.accepted+1 {
-		return tlog.Appending{}, fmt.Errorf("%w: entry %d came after entry %d", ErrOutOfOrder, first, l.accepted)
+	_, twice := l.early[first]
+	if first <= l.accepted || twice {
+		defer l.mu.Unlock()
+		return tlog.Appending{}, fmt.Errorf("%w: entry %d came after entry %d", ErrOutOfOrder, first, max(l.accepted, first))
 	}
+	e := &early{last: last, entries: entries, done: make(chan struct{})}
+	l.early[first] = e
+	l.mu.Unlock()
+	return l.awaitTurn(ctx, first, e)
+}
+
+// begin hands events to the log whose turn it is. l.mu is held.
+func (l *Ledger) begin(last int64, entries []tlog.Entry) (tlog.Appending, error) {
 	appending, err := l.log.Begin(entries...)
 	if err != nil {
 		return tlog.Appending{}, wrap(err)
 	}
 	l.accepted = last
 	l.flight = append(l.flight, flying{last, appending})
-	if l.turn != nil {
-		close(l.turn)
-		l.turn = nil
-	}
 	return appending, nil
 }
 
-// awaitTurn returns when the event before this one was handed over.
-func (l *Ledger) awaitTurn(ctx context.Context, sequence int64) error {
-	patience := time.NewTimer(orderPatience)
-	defer patience.Stop()
+// followers hands over the events that waited for those just handed over. l.mu is held.
+func (l *Ledger) followers() {
 	for {
-		l.mu.Lock()
-		accepted := l.accepted
-		if l.turn == nil {
-			l.turn = make(chan struct{})
+		first := l.accepted + 1
+		e := l.early[first]
+		if e == nil {
+			return
 		}
-		turn := l.turn
-		l.mu.Unlock()
-		if accepted >= sequence-1 {
-			return nil
-		}
-		if err := l.Err(); err != nil {
-			return err
-		}
-		select {
-		case <-turn:
-		case <-l.Failed():
-			return l.Err()
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-patience.C:
-			return fmt.Errorf("%w: entry %d came after entry %d", ErrOutOfOrder, sequence, accepted)
+		delete(l.early, first)
+		e.appending, e.err = l.begin(e.last, e.entries)
+		close(e.done)
+		if e.err != nil {
+			return
 		}
 	}
+}
+
+// awaitTurn waits until the events before these were handed over.
+func (l *Ledger) awaitTurn(ctx context.Context, first int64, e *early) (tlog.Appending, error) {
+	patience := time.NewTimer(orderPatience)
+	defer patience.Stop()
+	var err error
+	select {
+	case <-e.done:
+		return e.appending, e.err
+	case <-l.Failed():
+		err = l.Err()
+	case <-ctx.Done():
+		err = ctx.Err()
+	case <-patience.C:
+		err = ErrOutOfOrder
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.early[first] != e { // their turn came in the same moment
+		return e.appending, e.err
+	}
+	delete(l.early, first)
+	if errors.Is(err, ErrOutOfOrder) {
+		err = fmt.Errorf("%w: entry %d came after entry %d", err, first, l.accepted)
+	}
+	return tlog.Appending{}, err
 }
 
 func (l *Ledger) wait(ctx context.Context, appending tlog.Appending) error {

@@ -126,11 +126,11 @@ type Ledger struct {
 	log  *tlog.Log
 	keys *tlog.KeyRing
 
-	mu       sync.Mutex    // guards what follows
-	accepted int64         // highest sequence handed to the log
-	durable  int64         // highest sequence that is durable, as far as was looked
-	flight   []flying      // handed over and not seen to be durable, in order
-	turn     chan struct{} // closed and replaced when accepted changes; nil while nobody waits
+	mu       sync.Mutex       // guards what follows
+	accepted int64            // highest sequence handed to the log
+	durable  int64            // highest sequence that is durable, as far as was looked
+	flight   []flying         // handed over and not seen to be durable, in order
+	early    map[int64]*early // by their first sequence: they wait for those before
 }
 
 // flying is events on their way.
@@ -190,7 +190,7 @@ func Open(o Options, j *journal.Journal) (*Ledger, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ledger: %w", err)
 	}
-	l := &Ledger{o: o, keys: keys}
+	l := &Ledger{o: o, keys: keys, early: map[int64]*early{}}
 	if l.log, err = tlog.Open(o.log(&journaled{stream: stream, clock: o.Clock})); err != nil {
 		stream.Close()
 		return nil, err

@@ -146,14 +146,17 @@ func New(c Config) (*Server, error) {
 func (s *Server) now() time.Time { return s.config.Clock().UTC() }
 
 // Health returns nil when the node takes sessions, else why not.
-func (s *Server) Health() error {
+func (s *Server) Health() error { return s.ready(false) }
+
+// ready is Health for a session that may be what makes room on a full disk.
+func (s *Server) ready(rescue bool) error {
 	s.mu.Lock()
 	draining := s.draining
 	s.mu.Unlock()
 	if draining {
 		return errors.New("draining: no new sessions")
 	}
-	if err := s.recorder.Ready(); err != nil {
+	if err := s.recorder.Ready(rescue); err != nil {
 		return err
 	}
 	if err := s.authority.Err(); err != nil {

@@ -25,6 +25,7 @@ type session struct {
 	route     authz.Route
 	record    authz.Session
 	recording *recorder.Recording
+	rescue    bool        // it may use what is kept for a full disk
 	upstream  ssh.Channel // set once the program runs; guarded by ch.mu
 	ctx       context.Context
 	cancel    context.CancelCauseFunc
@@ -70,7 +71,8 @@ func (s *session) run(ctx context.Context, work *sync.WaitGroup, decision authz.
 	s.ctx, s.cancel = context.WithCancelCause(ctx)
 	defer s.cancel(nil)
 	c := s.ch.conn
-	if err := s.server.Health(); err != nil {
+	s.rescue = s.mayRescue(ctx, decision)
+	if err := s.server.ready(s.rescue); err != nil {
 		return s.notRecorded(err)
 	}
 	epoch, err := s.server.authority.CurrentEpoch(ctx, s.route.Project)
@@ -126,6 +128,16 @@ func (s *session) run(ctx context.Context, work *sync.WaitGroup, decision authz.
 	return s.finish(e, err)
 }
 
+// mayRescue reports whether the session is one that people make room with on a
+// full disk: a site administrator's, or an operator's by an approved request.
+func (s *session) mayRescue(ctx context.Context, d authz.Decision) bool {
+	if s.route.Role == authz.RoleOperator && d.Obligations.Grant != "" {
+		return true
+	}
+	u, err := s.server.authority.User(ctx, s.ch.conn.identity.User)
+	return err == nil && u.SiteRole == authz.SiteAdmin // a state that can't be read is found out by the next step
+}
+
 // bookTime bounds the entry of a session's begin and end.
 const bookTime = 15 * time.Second
 
@@ -150,7 +162,7 @@ func (s *session) meta(epoch authz.Epoch) (recorder.Meta, recorder.Keys) {
 	r := s.record
 	m := recorder.Meta{Session: r.ID, Number: r.Number, Node: r.Node, Connection: r.Connection, Epoch: epoch.ID,
 		Start: r.StartedAt, User: r.User, Project: r.Project, Server: r.Server, Account: r.Account,
-		Action: string(r.Action), PTY: r.PTY, RemoteAddr: r.RemoteAddr, Request: r.Request}
+		Action: string(r.Action), PTY: r.PTY, RemoteAddr: r.RemoteAddr, Request: r.Request, Rescue: s.rescue}
 	s.ch.mu.Lock()
 	if t := s.ch.terminal; t != nil {
 		m.Term, m.Columns, m.Rows = t.Term, t.Columns, t.Rows

@@ -36,3 +36,6 @@ func (c Checkpoint) Verify(key ed25519.PublicKey) error {
 	}
 	return nil
 }
+
+// LedgerFile is the name of a ledger of the first format in its folder.
+const LedgerFile = "ledger.log"

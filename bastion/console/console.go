@@ -29,6 +29,7 @@ import (
 	"sallyport/authz"
 	"sallyport/bastion"
 	"sallyport/recorder"
+	"sallyport/recorder/ledger"
 )
 
 // Exit codes of every verb.
@@ -45,7 +46,7 @@ const (
 type Options struct {
 	Authority *authz.Authority
 	Recorder  *recorder.Recorder
-	Ledger    *recorder.Ledger
+	Ledger    *ledger.Ledger
 	Node      string            // the node's id
 	Name      string            // public name of the gate
 	Port      int               // public SSH port, 0 or 22 for the usual one

@@ -20,12 +20,14 @@ import (
 
 	"github.com/pquerna/otp/totp"
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/mod/sumdb/note"
 
 	"sallyport/authz"
 	"sallyport/bastion"
 	"sallyport/internal/database"
 	"sallyport/internal/words"
 	"sallyport/recorder"
+	"sallyport/recorder/ledger"
 )
 
 // gate is a console over a real Authority, ledger and recorder, with people in it.
@@ -61,23 +63,19 @@ func newGate(t *testing.T) *gate {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := recorder.Options{Dir: filepath.Join(dir, "ledger"), Node: "N-test", Signer: signer, Clock: clock}
-	ledger, err := recorder.OpenLedger(o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	o.Dir = filepath.Join(dir, "recordings")
+	o := recorder.Options{Dir: filepath.Join(dir, "recordings"), Node: "N-test", Signer: signer, Clock: clock,
+		Secret: make([]byte, 32), JournalSize: 8 << 20, JournalFiles: 8}
 	if g.recorder, err = recorder.Open(o); err != nil {
 		t.Fatal(err)
 	}
-	g.authority, err = authz.Open(ctx, db, authz.Options{Node: "N-test", Clock: clock, Ledger: ledger, Issuer: "test"})
+	g.authority, err = authz.Open(ctx, db, authz.Options{Node: "N-test", Clock: clock, Ledger: g.recorder.Ledger(), Issuer: "test"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		for _, err := range []error{g.recorder.Close(ctx), ledger.Close(), db.Close()} {
+		for _, err := range []error{g.recorder.Close(ctx), db.Close()} {
 			if err != nil {
 				t.Error(err)
 			}
@@ -86,7 +84,7 @@ func newGate(t *testing.T) *gate {
 	userCA, _ := newKey(t)
 	hostCA, _ := newKey(t)
 	g.console = New(Options{
-		Authority: g.authority, Recorder: g.recorder, Ledger: ledger, Node: "N-test", Name: "gate.test", Port: 2222, Version: "test",
+		Authority: g.authority, Recorder: g.recorder, Ledger: g.recorder.Ledger(), Node: "N-test", Name: "gate.test", Port: 2222, Version: "test",
 		UserCA: userCA, HostCA: hostCA, NodeKey: signer.Public().(ed25519.PublicKey), Clock: clock,
 	})
 	for name, role := range map[string]authz.SiteRole{"admin": authz.SiteAdmin, "sec": authz.SiteSecurity, "audrey": authz.SiteAuditor,
@@ -555,11 +553,11 @@ func TestEventsAndTheirExport(t *testing.T) {
 	if again, err := json.MarshalIndent(json.RawMessage(printed), "", "  "); err != nil || string(again)+"\n" != printed {
 		t.Errorf("event ls --json, %v:\n%s", err, printed)
 	}
-	var c recorder.Checkpoint
-	if err := json.Unmarshal([]byte(g.must(ExitOK, "audrey", "ledger checkpoint")), &c); err != nil {
+	verifier, err := ledger.VerifierOf("N-test", g.console.o.NodeKey)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Verify(g.console.o.NodeKey); err != nil {
+	if _, err := note.Open([]byte(g.must(ExitOK, "audrey", "ledger checkpoint")), note.VerifierList(verifier)); err != nil {
 		t.Error(err)
 	}
 }

@@ -13,7 +13,7 @@ import (
 // recording rests whose head no session.close names. Package replay holds the
 // files against them.
 const (
-	eventRecovered = "recording.recovered" // head, reason, blocks
+	eventRecovered = "recording.recovered" // head, reason, segments
 	eventDamaged   = "recording.damaged"   // sha256 and bytes of the file that was set aside
 	eventMissing   = "recording.missing"   // the node found none
 )
@@ -34,11 +34,11 @@ func (n *Node) closeCrashed(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("find sessions whose recording failed: %w", err)
 	}
-	var ids []string
+	var left []recorder.Left
 	for _, s := range append(open[:len(open):len(open)], headless...) {
-		ids = append(ids, s.ID)
+		left = append(left, recorder.Left{Session: s.ID, Number: s.Number})
 	}
-	recovered, err := n.Recorder.Recover(ctx, ids)
+	recovered, err := n.Recorder.Recover(ctx, left)
 	if err != nil {
 		return err
 	}
@@ -83,7 +83,7 @@ func (n *Node) tellRecovered(ctx context.Context, s authz.Session, r recorder.Re
 	}
 	switch {
 	case r.Head != "":
-		e.Details["head"], e.Details["blocks"] = r.Head, r.Blocks
+		e.Details["head"], e.Details["segments"] = r.Head, r.Segments
 	case r.Reason == recorder.ReasonDamaged:
 		e.OpType, e.Result = eventDamaged, authz.ResultFailed
 		e.Details["sha256"], e.Details["bytes"] = r.SHA256, r.Size
@@ -104,10 +104,10 @@ func (n *Node) headless(ctx context.Context) ([]authz.Session, error) {
 		found = nil
 		return tx.Each(func(row database.Scanner) error {
 			var s authz.Session
-			err := row.Scan(&s.ID, &s.Project, &s.Connection)
+			err := row.Scan(&s.ID, &s.Number, &s.Project, &s.Connection)
 			found = append(found, s)
 			return err
-		}, `SELECT id, project, connection FROM sessions AS s WHERE node = $1 AND head = '' AND ended_at <> 0 AND NOT EXISTS (
+		}, `SELECT id, number, project, connection FROM sessions AS s WHERE node = $1 AND head = '' AND ended_at <> 0 AND NOT EXISTS (
 			SELECT 1 FROM events AS e WHERE e.session = s.id AND e.node = s.node AND e.op_type IN ($2, $3, $4)) ORDER BY number`,
 			n.ID, eventRecovered, eventDamaged, eventMissing)
 	})

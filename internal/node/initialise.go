@@ -145,6 +145,9 @@ func makeKeys(c *config.Config, random io.Reader) error {
 	if err := writeNew(c.Keys.Master, []byte(base64.StdEncoding.EncodeToString(master[:])+"\n"), 0o600); err != nil {
 		return err
 	}
+	if _, err := makeJournalKey(c.Keys.Journal, random); err != nil {
+		return err
+	}
 	var id [10]byte
 	if _, err := io.ReadFull(random, id[:]); err != nil {
 		return err

@@ -34,6 +34,8 @@ import (
 	"sallyport/internal/config"
 	"sallyport/internal/database"
 	"sallyport/recorder"
+	"sallyport/recorder/journal"
+	"sallyport/recorder/ledger"
 )
 
 // Options are what a node needs besides its configuration. The zero value is
@@ -64,7 +66,7 @@ type Node struct {
 	ID        string
 	Authority *authz.Authority
 	Recorder  *recorder.Recorder
-	Ledger    *recorder.Ledger
+	Ledger    *ledger.Ledger // the Recorder's
 	Console   *console.Console
 	Server    *bastion.Server
 	NodeKey   ed25519.PublicKey // verifies recordings, ledger and checkpoints
@@ -135,28 +137,12 @@ func (n *Node) openStores(ctx context.Context) (*keys, error) {
 	if n.ID, err = nodeID(c.State); err != nil {
 		return nil, err
 	}
-	ledgerDir := filepath.Join(c.State, "ledger")
-	for _, dir := range []string{ledgerDir, c.Recording.Dir} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return nil, fmt.Errorf("make a folder: %w", err)
-		}
-	}
-	common := recorder.Options{Node: n.ID, Signer: k.node, Clock: o.Clock, MinFree: int64(c.Recording.MinFree), Log: o.Log}
-	ledger := common
-	ledger.Dir = ledgerDir
-	// The ledger comes first: its lock is what keeps a second process from the same state.
-	if n.Ledger, err = recorder.OpenLedger(ledger); errors.Is(err, syscall.EWOULDBLOCK) {
-		return nil, fmt.Errorf("the ledger in %s is in use: the node runs already; stop it first", ledgerDir)
-	} else if err != nil {
-		return nil, fmt.Errorf("open ledger in %s: %w", ledgerDir, err)
-	}
-	if n.database, err = database.Open(ctx, c.Database); err != nil {
+	if n.Recorder, err = n.openRecorder(k); err != nil {
 		return nil, err
 	}
-	recordings := common
-	recordings.Dir = c.Recording.Dir
-	if n.Recorder, err = recorder.Open(recordings); err != nil {
-		return nil, fmt.Errorf("open recordings in %s: %w", c.Recording.Dir, err)
+	n.Ledger = n.Recorder.Ledger()
+	if n.database, err = database.Open(ctx, c.Database); err != nil {
+		return nil, err
 	}
 	n.Authority, err = authz.Open(ctx, n.database, authz.Options{
 		Node: n.ID, Clock: o.Clock, Random: o.Random, MasterKey: k.master, Ledger: n.Ledger, Issuer: c.Name,
@@ -165,6 +151,37 @@ func (n *Node) openStores(ctx context.Context) (*keys, error) {
 		return nil, fmt.Errorf("open authority: %w", err)
 	}
 	return k, nil
+}
+
+// openRecorder opens journal, ledger and recordings. It comes first: the journal's
+// lock is what keeps a second process from the same state.
+func (n *Node) openRecorder(k *keys) (*recorder.Recorder, error) {
+	c, o := n.config, n.options
+	secret := k.journal
+	if secret == nil {
+		var err error
+		if secret, err = makeJournalKey(c.Keys.Journal, o.Random); err != nil {
+			return nil, fmt.Errorf("make the journal key (keys.journal): %w", err)
+		}
+		o.Log.Warn("made a new journal key, since there was none", "file", c.Keys.Journal)
+	}
+	mode := journal.Durable
+	if c.Recording.Mode == config.ModeWritten {
+		mode = journal.Written
+	}
+	r, err := recorder.Open(recorder.Options{
+		Dir: c.Recording.Dir, Node: n.ID, Signer: k.node, MinFree: int64(c.Recording.MinFree),
+		JournalDir: c.Recording.Journal, Mode: mode, JournalSize: int64(c.Recording.JournalSize), JournalFiles: c.Recording.JournalFiles,
+		LedgerDir: filepath.Join(c.State, "ledger"), LedgerKeys: filepath.Join(c.State, "ledger-keys"), Secret: secret,
+		Clock: o.Clock, Random: o.Random, Log: o.Log,
+	})
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return nil, fmt.Errorf("the journal in %s is in use: the node runs already; stop it first", c.Recording.Journal)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open what the node records: %w", err)
+	}
+	return r, nil
 }
 
 // bind takes every address, so that a node that cannot have one says so before it serves anyone.
@@ -250,9 +267,6 @@ func (n *Node) Close() error {
 		ctx, cancel := context.WithTimeout(context.Background(), closePatience)
 		defer cancel()
 		errs = append(errs, n.Recorder.Close(ctx))
-	}
-	if n.Ledger != nil {
-		errs = append(errs, n.Ledger.Close())
 	}
 	if n.database != nil {
 		errs = append(errs, n.database.Close())

@@ -22,6 +22,7 @@ import (
 	"sallyport/bastion"
 	"sallyport/internal/config"
 	"sallyport/recorder"
+	"sallyport/recorder/ledger"
 )
 
 // quiet are options whose log goes nowhere.
@@ -562,8 +563,8 @@ func TestANodeThatCanRecordNothingSaysSoAndStops(t *testing.T) {
 
 // Authority must never hand the ledger more than it takes.
 func TestLedgerTakesWhatAuthorityGives(t *testing.T) {
-	if authz.MaxLeaf > recorder.MaxLeaf {
-		t.Errorf("events have up to %d bytes, and the ledger takes %d", authz.MaxLeaf, recorder.MaxLeaf)
+	if authz.MaxLeaf > ledger.MaxEvent {
+		t.Errorf("events have up to %d bytes, and the ledger takes %d", authz.MaxLeaf, ledger.MaxEvent)
 	}
 }
 

@@ -73,6 +73,10 @@ type Options struct {
 	// under another name; if it is nil, Open fails with the DamageError.
 	Damaged func(*DamageError) error
 
+	// Order compares two streams that remain, for the order in which Open hands
+	// them to visit; nil: that of their first openings.
+	Order func(a, b *Remains) int
+
 	files fileSystem // tests put a failing one here; nil: the real disk
 }
 

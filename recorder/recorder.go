@@ -22,38 +22,30 @@ import (
 	"errors"
 	"log/slog"
 	"time"
+
+	"sallyport/recorder/trec"
 )
 
 // Kind says what a frame is.
-type Kind byte
+type Kind = trec.Kind
 
-// The kinds of frames. Values are part of the file format.
+// The kinds of frames; see package trec.
 const (
-	KindOutput  Kind = 'o' // bytes of the data server's standard output
-	KindStderr  Kind = 'e' // bytes of its standard error
-	KindInput   Kind = 'i' // bytes of the client
-	KindResize  Kind = 'r' // window: columns, rows, width and height in pixels, each uint32 big endian
-	KindExit    Kind = 'x' // exit status (uint32) or 's' and signal name; see EncodeExit
-	KindChannel Kind = 'n' // channel opened, end of file, closed: "open", "eof-in", "eof-out", "close"
-	KindCommand Kind = 'c' // exact bytes of an exec request, or the name of a subsystem
-	KindSignal  Kind = 'k' // signal that the client sent, name without SIG
-	KindEnv     Kind = 'v' // NAME=value that was passed on
-	KindGate    Kind = 'g' // bytes that the bastion itself wrote to the person
-	KindMarker  Kind = 'm' // a note of the bastion, e.g. "term=xterm-256color"
+	KindOutput  = trec.KindOutput
+	KindStderr  = trec.KindStderr
+	KindInput   = trec.KindInput
+	KindResize  = trec.KindResize
+	KindExit    = trec.KindExit
+	KindChannel = trec.KindChannel
+	KindCommand = trec.KindCommand
+	KindSignal  = trec.KindSignal
+	KindEnv     = trec.KindEnv
+	KindGate    = trec.KindGate
+	KindMarker  = trec.KindMarker
 )
 
 // kindLeaf is an entry of the ledger; it never appears in a recording.
 const kindLeaf Kind = 'l'
-
-// Known reports whether k is a kind that a recording may hold.
-func (k Kind) Known() bool {
-	switch k {
-	case KindOutput, KindStderr, KindInput, KindResize, KindExit, KindChannel,
-		KindCommand, KindSignal, KindEnv, KindGate, KindMarker:
-		return true
-	}
-	return false
-}
 
 // Position is a place in the order of a recording's frames; the first frame is 1.
 type Position uint64

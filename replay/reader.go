@@ -22,6 +22,7 @@ import (
 	"filippo.io/age"
 
 	"sallyport/recorder"
+	"sallyport/recorder/trec"
 )
 
 // Keys open a recording.
@@ -40,14 +41,14 @@ func KeysOf(k recorder.EpochKeys, node ed25519.PublicKey) (Keys, error) {
 }
 
 // Ending says how a recording ends.
-type Ending string
+type Ending = trec.Ending
 
 // The ways a recording ends. A cut file and one that is still being written
 // look the same; the ledger or a later look tells which it is.
 const (
-	EndingComplete Ending = "complete"
-	EndingCrash    Ending = "ended by crash"
-	EndingOpen     Ending = "still open or cut"
+	EndingComplete = trec.EndingComplete
+	EndingCrash    = trec.EndingCrash
+	EndingOpen     = trec.EndingOpen
 )
 
 // Reader iterates over the frames of a recording.

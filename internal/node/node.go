@@ -81,6 +81,7 @@ type Node struct {
 	options  Options
 	database *database.DB
 	registry *prometheus.Registry
+	epochs   *prometheus.GaugeVec
 
 	ssh     net.Listener
 	local   *net.UnixListener

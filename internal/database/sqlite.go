@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"os"
 	"strings"
@@ -43,7 +44,17 @@ func sqlitePool(path string, settings url.Values) *sql.DB {
 	})
 }
 
-func openSQLite(ctx context.Context, path string) (*DB, error) {
+// OpenIndex opens a SQLite file of another purpose than a node's state, with the schema of the
+// given migrations. It is made with mode 0600 when it is missing.
+func OpenIndex(ctx context.Context, path string, migrations fs.FS) (*DB, error) {
+	db, err := openSQLite(ctx, path, migrations)
+	if err != nil {
+		return nil, fmt.Errorf("open index: %w", err)
+	}
+	return db, nil
+}
+
+func openSQLite(ctx context.Context, path string, files fs.FS) (*DB, error) {
 	if path == "" || strings.HasPrefix(path, ":memory:") || strings.HasPrefix(path, "file:") {
 		return nil, fmt.Errorf("%q is no path of a file", path)
 	}
@@ -68,7 +79,7 @@ func openSQLite(ctx context.Context, path string) (*DB, error) {
 	if err := checkFullText(ctx, write); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	if err := migrate(ctx, goose.DialectSQLite3, write); err != nil {
+	if err := migrate(ctx, goose.DialectSQLite3, write, files); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
 	reading := url.Values{

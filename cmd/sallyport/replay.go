@@ -18,7 +18,6 @@ import (
 	"sallyport/authz"
 	"sallyport/bastion/console"
 	"sallyport/internal/config"
-	"sallyport/recorder"
 	"sallyport/recorder/trec"
 	"sallyport/replay"
 )

@@ -81,7 +81,7 @@ func (e *evidence) recording(session, name string) (*recorded, error) {
 
 // whole verifies all of the node: every recording, the ledger, and one against the other.
 func (e *evidence) whole() error {
-	report, err := replay.VerifyDir(e.site.Config.State, e.site.NodeKey, nil)
+	report, err := replay.VerifyDir(context.Background(), e.site.Config.State, e.site.NodeKey)
 	if err == nil && !report.Intact {
 		err = fmt.Errorf("the node does not verify:\n%s", report.Text())
 	}

@@ -49,6 +49,8 @@ type Config struct {
 	Keys          Keys      `yaml:"keys"`
 	Recording     Recording `yaml:"recording"`
 	Retention     Retention `yaml:"retention"`
+	Witness       Witness   `yaml:"witness"`
+	Syslog        Syslog    `yaml:"syslog"`
 	Limits        Limits    `yaml:"limits"`
 }
 
@@ -164,6 +166,7 @@ func (c *Config) setDefaults(lines map[string]int) {
 	if lines["retention.days"] == 0 {
 		c.Retention.Days = 400
 	}
+	c.setEvidenceDefaults(lines)
 }
 
 // anchorPaths makes every path absolute, so that a later change of the working directory changes nothing.
@@ -173,7 +176,8 @@ func (c *Config) anchorPaths(dir string) {
 			*path = filepath.Join(dir, *path)
 		}
 	}
-	for _, p := range []*string{&c.State, &c.Socket, &c.CA.User, &c.CA.Host, &c.Keys.Master, &c.Keys.Node} {
+	for _, p := range []*string{&c.State, &c.Socket, &c.CA.User, &c.CA.Host, &c.Keys.Master, &c.Keys.Node,
+		&c.Witness.Policy, &c.Witness.CA, &c.Syslog.CA, &c.Syslog.Certificate} {
 		anchor(p)
 	}
 	for i := range c.HostKeys {
@@ -244,6 +248,7 @@ func (c *Config) check(lines map[string]int) []error {
 	if c.Recording.MinFree < 16<<20 {
 		fault("recording.min_free", "%v is less than 16MiB; a node that fills its disk ends everyone's session", c.Recording.MinFree)
 	}
+	c.checkEvidence(fault)
 	c.checkLimits(lines, fault)
 	return faults
 }

@@ -13,7 +13,10 @@ import (
 func (k *call) ledgerNoun() *cobra.Command {
 	return noun("ledger", "The append-only log of this node",
 		verb("checkpoint", "Print a signed statement of how far the ledger has come", func(c *cobra.Command, args []string) error {
-			// The same form with and without --json: it is a file to keep elsewhere and to verify against.
+			// A signed note: a file to keep elsewhere and to verify against.
+			if k.json {
+				return k.printJSON(map[string]string{"checkpoint": string(k.Ledger.Checkpoint())})
+			}
 			_, err := k.out.Write(k.Ledger.Checkpoint())
 			return err
 		}))

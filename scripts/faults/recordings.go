@@ -41,7 +41,7 @@ func newEvidence(site *testgate.Site) (*evidence, error) {
 }
 
 func (e *evidence) file(session string) string {
-	return filepath.Join(e.site.Config.Recording.Dir, session+".rec")
+	return filepath.Join(e.site.Config.Recording.Dir, session+".trec")
 }
 
 // recording verifies and reads one session's recording; name is that of its stream.

@@ -94,12 +94,12 @@ func (s *sealer) loop() error {
 		case <-s.rec.done:
 			return nil
 		}
-		frames, closing := q.take()
+		frames, urgent, closing := q.take()
 		err := s.takeIn(frames)
 		if err == nil && closing {
 			return s.close()
 		}
-		if err == nil && due {
+		if err == nil && (due || urgent) {
 			err = s.seal()
 		}
 		if err == nil {
@@ -370,7 +370,7 @@ const drainPause = 2 * time.Millisecond
 // included. It seals meanwhile, because that Append may wait for the journal's room.
 func (s *sealer) drain() error {
 	for !s.rec.appending.TryLock() {
-		frames, _ := s.rec.queue.take()
+		frames, _, _ := s.rec.queue.take()
 		err := s.takeIn(frames)
 		if err == nil {
 			err = s.seal()
@@ -390,7 +390,7 @@ func (s *sealer) drain() error {
 		}
 	}
 	s.rec.appending.Unlock()
-	frames, _ := s.rec.queue.take()
+	frames, _, _ := s.rec.queue.take()
 	return s.takeIn(frames)
 }
 

@@ -33,6 +33,11 @@ const (
 	kickPending  = 128      // tiles and bundles that wake the integrator early
 	settleTiles  = 8        // full tiles and bundles after which a calm log settles
 	settleAtLast = 2048     // the same for a busy one
+	settleNamed  = 64       // files that are made durable one by one
+
+	// settleAfter is when a log settles whatever came: a journal that holds its
+	// batches can't use the room of anything behind them again until then.
+	settleAfter = 10 * time.Second
 )
 
 // Options says how to open a log.

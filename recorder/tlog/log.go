@@ -385,6 +385,9 @@ func (l *Log) Checkpoint() []byte {
 // Verifier is the log's own note verifier.
 func (l *Log) Verifier() note.Verifier { return l.verifier }
 
+// Dir is where the log's files lie.
+func (l *Log) Dir() string { return l.o.Dir }
+
 // Origin is the log's identity.
 func (l *Log) Origin() string { return l.o.Origin }
 

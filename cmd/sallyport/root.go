@@ -59,7 +59,7 @@ func newRoot(args []string, s streams) *cobra.Command {
 	if epoch, _, err := root.Find([]string{"epoch"}); err == nil {
 		epoch.AddCommand(epochNewVerb(s))
 	}
-	root.AddCommand(initVerb(s), serveVerb(settings, s), recoverVerb(settings, s), demoVerb(s),
+	root.AddCommand(initVerb(s), serveVerb(settings, s), recoverVerb(settings, s), demoVerb(s), witnessVerb(s),
 		replayVerb(settings, s), exportVerb(settings, s), verifyVerb(settings, s), versionVerb(s), completionVerb(s))
 	return root
 }

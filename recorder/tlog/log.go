@@ -33,6 +33,11 @@ const (
 	kickPending  = 128      // tiles and bundles that wake the integrator early
 	settleTiles  = 8        // full tiles and bundles after which a calm log settles
 	settleAtLast = 2048     // the same for a busy one
+	settleNamed  = 64       // files that are made durable one by one
+
+	// settleAfter is when a log settles whatever came: a journal that holds its
+	// batches can't use the room of anything behind them again until then.
+	settleAfter = 10 * time.Second
 )
 
 // Options says how to open a log.
@@ -379,6 +384,9 @@ func (l *Log) Checkpoint() []byte {
 
 // Verifier is the log's own note verifier.
 func (l *Log) Verifier() note.Verifier { return l.verifier }
+
+// Dir is where the log's files lie.
+func (l *Log) Dir() string { return l.o.Dir }
 
 // Origin is the log's identity.
 func (l *Log) Origin() string { return l.o.Origin }

@@ -27,6 +27,7 @@ type Recorder struct {
 	unsealed atomic.Int64  // bytes of frames that rest in the journal only
 	syncing  chan struct{} // one place for each fdatasync of a sealer at a time
 	moved    Moves
+	hasten   chan struct{} // of one place: the journal fills up
 	stop     chan struct{} // closed by Close
 	watching sync.WaitGroup
 
@@ -61,7 +62,7 @@ func Open(o Options) (*Recorder, error) {
 			return nil, fmt.Errorf("recordings: %w", err)
 		}
 	}
-	r := &Recorder{o: o, open: map[string]*Recording{}, failed: make(chan struct{}), stop: make(chan struct{}),
+	r := &Recorder{o: o, open: map[string]*Recording{}, failed: make(chan struct{}), stop: make(chan struct{}), hasten: make(chan struct{}, 1),
 		syncing: make(chan struct{}, syncsAtOnce)}
 	r.buffers.New = func() any { return new([]byte) }
 	var err error
@@ -89,7 +90,7 @@ func (r *Recorder) openStores() error {
 	r.journal, err = journal.Open(journal.Options{
 		Dir: o.JournalDir, Node: o.Node, Mode: o.Mode, FileSize: o.JournalSize, MaxFiles: o.JournalFiles, Reserve: o.Reserve,
 		MinFree: o.MinFree, MaxPending: o.MaxPending, WarnAfter: o.WarnAfter, FailAfter: o.FailAfter,
-		Clock: o.Clock, Random: o.Random, Log: o.Log, Order: m.order,
+		Clock: o.Clock, Random: o.Random, Log: o.Log, Order: m.order, Used: r.used,
 	}, m.visit)
 	if err = errors.Join(err, m.close()); err != nil {
 		if r.journal != nil {
@@ -134,14 +135,37 @@ func (r *Recorder) probe() error {
 	return err
 }
 
-// watch ends everything when the journal or the ledger has failed.
+// watch ends everything when the journal or the ledger has failed, and makes
+// sealers hasten while the journal fills up.
 func (r *Recorder) watch() {
+	for {
+		select {
+		case <-r.hasten:
+			r.mu.Lock()
+			for _, rec := range r.open {
+				rec.queue.set(func() { rec.queue.urgent = true })
+			}
+			r.mu.Unlock()
+			continue
+		case <-r.journal.Failed():
+			r.fail(r.journal.Failure())
+		case <-r.ledger.Failed():
+			r.fail(r.ledger.Err())
+		case <-r.stop:
+		}
+		return
+	}
+}
+
+// used hears of each file that the journal begins. A session that has typed one
+// key holds up all files since: when a quarter is in use everybody seals.
+func (r *Recorder) used(files int) {
+	if files < max(2, (r.o.JournalFiles-r.o.Reserve)/4) {
+		return
+	}
 	select {
-	case <-r.journal.Failed():
-		r.fail(r.journal.Failure())
-	case <-r.ledger.Failed():
-		r.fail(r.ledger.Err())
-	case <-r.stop:
+	case r.hasten <- struct{}{}:
+	default:
 	}
 }
 

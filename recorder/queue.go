@@ -20,6 +20,7 @@ type queue struct {
 	frames  *[]byte // encoded; nil: none
 	count   int
 	eager   bool // wake the sealer for each frame: somebody follows
+	urgent  bool // seal what there is: the journal needs room
 	closing bool // no more frames are wanted
 	stopped bool // nobody takes frames any more
 	off     bool // frames are not kept: they rest in the journal only
@@ -78,14 +79,15 @@ func (q *queue) push(f Frame) {
 }
 
 // take hands over all frames. The caller gives the buffer back.
-func (q *queue) take() (frames *[]byte, closing bool) {
+func (q *queue) take() (frames *[]byte, urgent, closing bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if frames, q.frames, q.count = q.frames, nil, 0; frames != nil {
 		q.all.Add(-int64(len(*frames)))
 	}
 	q.room.Broadcast()
-	return frames, q.closing
+	urgent, q.urgent = q.urgent, false
+	return frames, urgent, q.closing
 }
 
 // size is how many bytes wait.

@@ -309,6 +309,10 @@ func (r *Recording) release(ctx context.Context, upTo Position) error {
 		if p.end > 0 {
 			last = min(last, p.end)
 		}
+		// At once what can be: what is not durable yet may wait for just this room.
+		if err := p.stream.Release(min(p.stream.Durable(), journal.Position(last-p.base))); err != nil {
+			return err
+		}
 		if err := p.stream.Wait(ctx, journal.Position(last-p.base)); err != nil {
 			return err
 		}

@@ -114,7 +114,7 @@ func (n *Node) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := n.closeCrashed(ctx); err != nil {
+	if _, err := n.closeCrashed(ctx); err != nil {
 		return err
 	}
 	if err := k.certify(n.config, n.options.Random, n.options.Clock()); err != nil {

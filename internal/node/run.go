@@ -36,6 +36,7 @@ func (n *Node) Run(ctx context.Context) error {
 	background.Go(func() { n.serveHTTP(late) })
 	background.Go(func() { n.tidy(late) })
 	background.Go(func() { n.watchEpochs(late) })
+	background.Go(func() { n.vouching.run(late) })
 	background.Go(func() { n.stopWhenUnrecorded(ctx, stop) })
 	for _, serve := range []func() error{
 		func() error { return n.Server.Serve(ctx, n.ssh) },

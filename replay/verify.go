@@ -220,3 +220,13 @@ func (r *Report) atEnd(blocks *recorder.BlockReader) {
 			Text: "there is no signed end: the session is still open, the node crashed and has not restarted, or the end was cut off"})
 	}
 }
+
+func endingOf(e *recorder.End) Ending {
+	switch {
+	case e == nil:
+		return EndingOpen
+	case e.Reason == recorder.ReasonCrashed:
+		return EndingCrash
+	}
+	return EndingComplete
+}

@@ -174,22 +174,3 @@ func TestPlainText(t *testing.T) {
 		}
 	}
 }
-
-// FuzzScanner feeds hostile terminal output to what faces an auditor's terminal.
-func FuzzScanner(f *testing.F) {
-	for _, s := range []string{"\x1b[c", "\x1b]52;c;aGk=\x07", "\x1bP$q\"p\x1b\\", "\x1b[?1000h", "\x9b6n", "\u009b5n", "\x1b[>q", "\x05", "\x1bZ", "a\x1b", "\x1b\x1b]"} {
-		f.Add([]byte(s), uint8(1))
-	}
-	f.Fuzz(func(t *testing.T, data []byte, size uint8) {
-		var out bytes.Buffer
-		p := newPictureWriter(&out, false)
-		for part := range slices.Chunk(data, int(size)%7+1) {
-			must(t, p.write(part))
-		}
-		got := out.String()
-		if slices.ContainsFunc([]string{"\x05", "\u009b", "\u0090", "\u009d", "\x1b]", "\x1bP", "\x1bZ"},
-			func(bad string) bool { return strings.Contains(got, bad) }) {
-			t.Errorf("%q let %q through", data, got)
-		}
-	})
-}

@@ -3,6 +3,8 @@ package replay
 import (
 	"io"
 	"unicode/utf8"
+
+	"sallyport/internal/picture"
 )
 
 // textWriter turns the output of a session without a terminal into plain text:
@@ -10,7 +12,7 @@ import (
 // a new line, and backspaces take back what was on the line. There was no
 // screen, so none is drawn, and tabs and long lines stay as they were sent.
 type textWriter struct {
-	scanner  scanner
+	scanner  picture.Scanner
 	out      io.Writer
 	line     []rune
 	returned bool // a carriage return whose line feed may follow
@@ -22,9 +24,9 @@ const maxLine = 16 << 10
 
 func newTextWriter(w io.Writer) *textWriter {
 	t := &textWriter{out: w}
-	t.scanner.onText = func(r rune, _ []byte) { t.put(r) }
-	t.scanner.onC0 = t.c0
-	t.scanner.onEscape = func([]byte) {}
+	t.scanner.Text = func(r rune) { t.put(r) }
+	t.scanner.Control = t.c0
+	t.scanner.Sequence = func([]byte) {}
 	return t
 }
 
@@ -73,12 +75,12 @@ func (t *textWriter) flush(end string) {
 }
 
 func (t *textWriter) write(data []byte) error {
-	t.scanner.write(data)
+	t.scanner.Write(data)
 	return t.err
 }
 
 func (t *textWriter) finish() error {
-	t.scanner.finish()
+	t.scanner.Finish()
 	if len(t.line) > 0 {
 		t.flush("\n")
 	}

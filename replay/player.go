@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/term"
 
+	"sallyport/internal/picture"
 	"sallyport/internal/screen"
 	"sallyport/recorder"
 	"sallyport/recorder/trec"
@@ -57,7 +58,7 @@ type Player struct {
 	Idle  time.Duration // longer pauses are played as this; 0: as they were
 
 	reader  *Reader
-	picture *pictureWriter
+	picture *picture.Writer
 	meta    recorder.Meta
 	at      time.Duration // of the recording: how far it has been shown
 	last    time.Duration // of the frame that was shown last
@@ -91,14 +92,6 @@ func (p *Player) PlayFile(ctx context.Context, in *os.File) error {
 	return errors.Join(p.Play(ctx), term.Restore(int(in.Fd()), state))
 }
 
-// restoreScreen undoes what a recording may have left switched on.
-const (
-	restoreScreen = "\x1b(B\x1b[0m\x1b[r\x1b[?1049l\x1b[?25h\x1b[?7h\x1b[?5l\x1b[?6l\x1b[?1l\x1b>\x1b[4l"
-	clearScreen   = restoreScreen + "\x1b[2J\x1b[H"
-	// leaveScreen puts the cursor below all that was played: restoreScreen homes it.
-	leaveScreen = restoreScreen + "\x1b[999;1H\r\n"
-)
-
 // Play plays to the end, to a quit key (nil) or until ctx is done.
 func (p *Player) Play(ctx context.Context) error {
 	if p.Clock == nil {
@@ -116,7 +109,7 @@ func (p *Player) Play(ctx context.Context) error {
 	for err == nil && !p.quit && (p.have || p.paused) {
 		err = p.step(ctx)
 	}
-	end := leaveScreen
+	end := picture.Leave
 	if p.titled {
 		end += title("")
 	}
@@ -155,7 +148,7 @@ func (p *Player) begin() (err error) {
 	if p.At > 0 {
 		return p.seek(p.At)
 	}
-	p.picture = newPictureWriter(p.Out, !p.meta.PTY)
+	p.picture = picture.New(p.Out, !p.meta.PTY)
 	if p.reader, err = p.File.Frames(); err != nil {
 		return err
 	}
@@ -190,7 +183,7 @@ func (p *Player) show() error {
 	if p.next.Kind == trec.KindResize {
 		err = p.tellSize(p.next.Data)
 	} else {
-		err = p.picture.write(p.next.Data)
+		_, err = p.picture.Write(p.next.Data)
 	}
 	return errors.Join(err, p.fetch())
 }
@@ -237,20 +230,21 @@ func (p *Player) seek(to time.Duration) error {
 	case p.Idle > 0:
 		p.at = min(to, p.last+p.Idle) // what is left of a pause is played as Idle
 	}
-	p.picture = newPictureWriter(p.Out, !p.meta.PTY)
 	return p.draw(model)
 }
 
 // draw clears the auditor's screen and draws a model. What the model says of
 // cursor keys, mouse and title is not for the auditor's terminal.
 func (p *Player) draw(model *screen.Screen) error {
-	if _, err := io.WriteString(p.Out, clearScreen); err != nil {
+	if _, err := io.WriteString(p.Out, picture.Clear); err != nil {
 		return err
 	}
-	bare := p.picture.bare
-	p.picture.bare = false
-	defer func() { p.picture.bare = bare }()
-	return p.picture.write(model.Snapshot())
+	p.picture = picture.New(p.Out, false)
+	if _, err := p.picture.Write(model.Snapshot()); err != nil || p.meta.PTY {
+		return err // the snapshot may end inside a sequence, which goes on in the next frame
+	}
+	p.picture = picture.New(p.Out, true)
+	return nil
 }
 
 // forward seeks by Step. Out of a pause that is cut short it goes to its end.

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"sallyport/internal/picture"
 	"sallyport/recorder"
 	"sallyport/recorder/trec"
 )
@@ -89,7 +90,7 @@ func play(t *testing.T, p Player, keys ...keyAt) (string, error) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	err = p.Play(ctx)
-	log, ok := strings.CutSuffix(s.log.String(), fmt.Sprintf("%v %q\n", s.now.Sub(s.start), leaveScreen))
+	log, ok := strings.CutSuffix(s.log.String(), fmt.Sprintf("%v %q\n", s.now.Sub(s.start), picture.Leave))
 	if !ok {
 		t.Errorf("the terminal was not restored:\n%s", s.log)
 	}
@@ -130,7 +131,7 @@ func TestPlayer(t *testing.T) {
 			got, err := play(t, c.player, c.keys...)
 			must(t, err)
 			got = strings.ReplaceAll(strings.TrimSpace(got), "\n", " ")
-			got = drawn.ReplaceAllString(strings.ReplaceAll(got, fmt.Sprintf("%q", clearScreen), `"CLEAR"`), `$1`)
+			got = drawn.ReplaceAllString(strings.ReplaceAll(got, fmt.Sprintf("%q", picture.Clear), `"CLEAR"`), `$1`)
 			if c.name == "pause, back, on" {
 				if !strings.HasSuffix(got, `"sixty"`) || strings.Count(got, "CLEAR") != 4 {
 					t.Errorf("got %s", got)
@@ -157,7 +158,7 @@ func TestPlayerTellsTheSize(t *testing.T) {
 	defer file.Close()
 	var out bytes.Buffer
 	must(t, (&Player{File: file, Out: &out}).Play(t.Context()))
-	if want := "before" + title("replay: the window has 132 columns and 50 rows now") + " after" + leaveScreen + title(""); out.String() != want {
+	if want := "before" + title("replay: the window has 132 columns and 50 rows now") + " after" + picture.Leave + title(""); out.String() != want {
 		t.Errorf("got %q, want %q", out.String(), want)
 	}
 }
@@ -187,31 +188,4 @@ func (cancelClock) Now() time.Time { return time.Unix(0, 0) }
 func (c cancelClock) After(time.Duration) (<-chan time.Time, func()) {
 	c.cancel()
 	return nil, func() {}
-}
-
-// TestPictureIsHarmless lists what a hostile server might try on an auditor.
-func TestPictureIsHarmless(t *testing.T) {
-	cases := map[string]string{
-		"text\r\n\t\x1b[31;1mred\x1b[m\x1b[2J\x1b[10;5H":     "text\r\n\t\x1b[31;1mred\x1b[m\x1b[2J\x1b[10;5H",
-		"\x1b[?1049h\x1b[?25l\x1b(0\x1b7\x1b8\x1bM":          "\x1b[?1049h\x1b[?25l\x1b(0\x1b7\x1b8\x1bM",
-		"\x1b]52;c;cm0gLXJm\x07clipboard":                    "clipboard",
-		"\x1b]0;title\x1b\\":                                 "",
-		"\x1b[c\x1b[>c\x1b[6n\x1b[?6n\x1b[x\x1b[5n\x05\x1bZ": "",
-		"\x1bP$qm\x1b\\\x1bP+q544e\x1b\\":                    "",
-		"\x1b[?1000h\x1b[?2004h\x1b[?1004h\x1b[?1;1003h":     "",
-		"\x1b[21t\x1b[8;1;1t\x1b[2h\x1b[20h":                 "",
-		"\x1b[>4;2m\x1b[?u\x1b[>1u\x1b[!p\x1b[62\"p":         "",
-		"\x1bc\x1b#8":             "",
-		"\u009b6n\u0090x\u009cok": "ok",
-	}
-	for in, want := range cases {
-		var out bytes.Buffer
-		p := newPictureWriter(&out, false)
-		for i := range len(in) {
-			must(t, p.write([]byte{in[i]}))
-		}
-		if out.String() != want {
-			t.Errorf("%q became %q, want %q", in, out.String(), want)
-		}
-	}
 }

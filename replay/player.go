@@ -111,7 +111,7 @@ func (p *Player) Play(ctx context.Context) error {
 	}
 	end := picture.Leave
 	if p.titled {
-		end += title("")
+		end += picture.Title("")
 	}
 	_, writeErr := io.WriteString(p.Out, end)
 	return errors.Join(err, writeErr)
@@ -196,11 +196,9 @@ func (p *Player) tellSize(data []byte) error {
 		return nil // not worth ending the play
 	}
 	p.titled = true
-	_, err = io.WriteString(p.Out, title(fmt.Sprintf("replay: the window has %d columns and %d rows now", w.Columns, w.Rows)))
+	_, err = io.WriteString(p.Out, picture.Title(fmt.Sprintf("replay: the window has %d columns and %d rows now", w.Columns, w.Rows)))
 	return err
 }
-
-func title(text string) string { return "\x1b]2;" + text + "\x1b\\" }
 
 // seek draws the screen as it was at a time of the recording, and goes on from there.
 func (p *Player) seek(to time.Duration) error {

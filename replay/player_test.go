@@ -158,7 +158,7 @@ func TestPlayerTellsTheSize(t *testing.T) {
 	defer file.Close()
 	var out bytes.Buffer
 	must(t, (&Player{File: file, Out: &out}).Play(t.Context()))
-	if want := "before" + title("replay: the window has 132 columns and 50 rows now") + " after" + picture.Leave + title(""); out.String() != want {
+	if want := "before" + picture.Title("replay: the window has 132 columns and 50 rows now") + " after" + picture.Leave + picture.Title(""); out.String() != want {
 		t.Errorf("got %q, want %q", out.String(), want)
 	}
 }

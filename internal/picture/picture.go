@@ -110,3 +110,7 @@ const (
 	// Leave resets and puts the cursor below all that was drawn.
 	Leave = Reset + "\x1b[999;1H\r\n"
 )
+
+// Title sets the title of a person's window. The text is the caller's own; it
+// must not come from what is shown.
+func Title(text string) string { return "\x1b]2;" + text + "\x1b\\" }

@@ -84,6 +84,7 @@ func (c *nodeCheck) compare() error {
 		c.report.add(f)
 	}
 	if !c.view.sound() {
+		c.retry = true
 		return nil // what it tells of files can't be trusted
 	}
 	there := map[string]bool{}

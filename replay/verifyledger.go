@@ -19,9 +19,6 @@ import (
 	"sallyport/recorder/trec"
 )
 
-// originPrefix and the node's id are the name of its ledger.
-const originPrefix = "sallyport/"
-
 // maxCheckpointText bounds what is read of a checkpoint to learn its origin.
 const maxCheckpointText = 64 << 10
 
@@ -89,7 +86,7 @@ func originOf(dir string) (string, error) {
 		return "", err
 	}
 	origin, _, ok := strings.Cut(string(text), "\n")
-	if node, found := strings.CutPrefix(origin, originPrefix); !ok || !found || node == "" {
+	if node, found := strings.CutPrefix(origin, ledger.OriginOf("")); !ok || !found || node == "" {
 		return "", errors.New("it does not begin with the name of a node's ledger")
 	}
 	return origin, nil
@@ -109,7 +106,7 @@ func readLedger(ctx context.Context, files *NodeFiles, wanted map[string]bool, t
 		l.add(about(tlog.CheckpointFile, CodeLedger, err.Error()+". Nothing here is vouched for: the checkpoint is missing, or was changed", true))
 		return l, nil
 	}
-	l.node = strings.TrimPrefix(origin, originPrefix)
+	l.node = strings.TrimPrefix(origin, ledger.OriginOf(""))
 	if l.verifier, err = tlog.NewVerifier(origin, files.Key); err != nil {
 		l.add(about(tlog.CheckpointFile, CodeLedger, err.Error(), true))
 		return l, nil

@@ -132,12 +132,12 @@ type nodeCheck struct {
 	all    []*recordingAt
 	view   *ledgerView
 	bar    *progress
-	moving bool // a recording was written to just now: the node runs
+	moving bool // something was written just now: the node runs
 	retry  bool // something may look different in a moment
 	differ []*recordingAt
 }
 
-// youth is how fresh a recording must be for its node to count as running, and
+// youth is how fresh a recording or the checkpoint must be for its node to count as running, and
 // pause how long its ledger's directory may be behind what is durable.
 const (
 	youth = 15 * time.Second
@@ -239,18 +239,26 @@ func (c *nodeCheck) copied(path string) {
 func (c *nodeCheck) found(path, name string) *recordingAt {
 	a := &recordingAt{path: path, name: name}
 	a.session, a.aside = sessionOf(filepath.Base(path))
-	if info, err := os.Stat(path); err == nil {
-		c.bar.expect(info.Size())
-		c.moving = c.moving || c.files.Clock.Now().Sub(info.ModTime()) < youth
-	}
+	c.bar.expect(c.young(path))
 	c.all = append(c.all, a)
 	return a
+}
+
+// young looks whether a file was written just now, and how large it is.
+func (c *nodeCheck) young(path string) (size int64) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return 0 // reading it will say so
+	}
+	c.moving = c.moving || c.files.Clock.Now().Sub(info.ModTime()) < youth
+	return info.Size()
 }
 
 // readLedger reads the ledger; wanted are sessions whose leaves are kept.
 func (c *nodeCheck) readLedger(ctx context.Context, wanted map[string]bool) error {
 	var told int64
 	size := treeBytes(c.files.Ledger)
+	c.young(filepath.Join(c.files.Ledger, tlog.CheckpointFile))
 	c.bar.expect(size)
 	var err error
 	c.view, err = readLedger(ctx, c.files, wanted, func(done, total int64) {

@@ -150,7 +150,7 @@ func (r *Report) proved(text []byte, key ed25519.PublicKey) string {
 		return "the proof: " + err.Error()
 	}
 	switch {
-	case leaf.Kind != ledger.KindClose || leaf.Session != r.Session || origin != originPrefix+r.Node:
+	case leaf.Kind != ledger.KindClose || leaf.Session != r.Session || origin != ledger.OriginOf(r.Node):
 		return fmt.Sprintf("the proof is for an entry of another kind, session or node (%s of %s)", leaf.Kind, leaf.Session)
 	case !r.Complete:
 		return "the ledger has the whole recording, this file does not verify to its end"

@@ -47,7 +47,7 @@ type Options struct {
 	Authority *authz.Authority
 	Recorder  *recorder.Recorder
 	Ledger    *ledger.Ledger
-	// Follow begins a live view of a session; nil: the node has none to give.
+	// Follow begins a live view of a session; nil: that of the Recorder.
 	Follow  func(session string) (View, error)
 	Node    string            // the node's id
 	Name    string            // public name of the gate
@@ -72,6 +72,9 @@ var _ bastion.Verbs = (*Console)(nil)
 func New(o Options) *Console {
 	if o.Clock == nil {
 		o.Clock = time.Now
+	}
+	if o.Follow == nil {
+		o.Follow = liveView(o.Recorder)
 	}
 	return &Console{o: o, started: o.Clock().UTC()}
 }

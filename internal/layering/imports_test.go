@@ -21,7 +21,7 @@ const module = "sallyport"
 var layers = [][]string{
 	{"configs", "internal/config", "internal/layering", "internal/picture", "internal/screen", "internal/words"},
 	{"internal/database", "recorder/journal", "recorder/tlog", "recorder/trec"},
-	{"recorder/ledger", "recorder/witness"},
+	{"internal/longtape", "recorder/ledger", "recorder/witness"},
 	{"authz", "recorder"},
 	{"recorder/epoch"},
 	{"replay"},

@@ -108,13 +108,3 @@ func (r *Report) checkTimes(now time.Time) {
 		}
 	}
 }
-
-func endingOf(e *recorder.End) Ending {
-	switch {
-	case e == nil:
-		return EndingOpen
-	case e.Reason == recorder.ReasonCrashed:
-		return EndingCrash
-	}
-	return EndingComplete
-}

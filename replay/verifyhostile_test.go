@@ -51,8 +51,8 @@ func TestPromise4_AnyFlippedByteOfARecording(t *testing.T) {
 // TestPromise4_AnyFlippedByteOfALedger flips each byte of what a verifier reads.
 func TestPromise4_AnyFlippedByteOfALedger(t *testing.T) {
 	s := newState(t, "N-1")
-	s.session(t, "S-1")
-	s.begin(t, "S-2").show(t, "one")
+	s.begin(t, "S-1").show(t, "one")
+	s.event(t)
 	s.publish(t)
 	d := value[*tlog.Directory](t)(tlog.OpenDirectory(s.ledger(), s.origin(), value[note.Verifier](t)(tlog.NewVerifier(s.origin(), s.key))))
 	for _, name := range []string{tlog.CheckpointFile, fmt.Sprintf("tile/entries/000.p/%d", d.Size()), fmt.Sprintf("tile/0/000.p/%d", d.Size())} {

@@ -366,7 +366,8 @@ func (q SessionQuery) narrow(f *filter, node string) {
 }
 
 // ViewRecording permits and records the reading of a sealed recording; a reason is required. Only site
-// auditors and auditors of the session's project may read. purpose says what for: replay, export, verify.
+// auditors and auditors of the session's project may read. purpose says what for: replay, export, verify. Once the
+// epoch's key is destroyed nobody can, and a purpose other than verify is refused.
 func (a *Authority) ViewRecording(ctx context.Context, by Actor, id, purpose, reason string) (Session, error) {
 	return a.readSession(ctx, by, "recording.view", id, purpose, reason)
 }
@@ -406,6 +407,9 @@ func (a *Authority) readSession(ctx context.Context, by Actor, op, id, purpose, 
 				fmt.Sprintf("the session exists: %t", known))
 		}
 		if err := errors.Join(checkText("reason", reason, minNote), checkText("purpose", purpose, 1)); err != nil {
+			return err
+		}
+		if err := w.readable(s, purpose); err != nil {
 			return err
 		}
 		_, err = w.record(map[string]any{"user": s.User, "purpose": purpose, "reason": reason})

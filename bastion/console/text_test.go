@@ -240,7 +240,7 @@ func TestTreeIsComplete(t *testing.T) {
 		"access":   "explain",
 		"request":  "create ls show approve deny cancel",
 		"session":  "ls show commands kill fetch",
-		"epoch":    "add ls",
+		"epoch":    "add ls destroy keep",
 		"event":    "ls show export",
 		"ledger":   "checkpoint",
 		"ca":       "show",

@@ -91,6 +91,13 @@ func TestExitCodes(t *testing.T) {
 		{[]string{"export", "x", "--format", "mp4", "--identity", "y"}, 2, "jsonl or raw"},
 		{[]string{"epoch", "new", "../x"}, 2, "no name"},
 		{[]string{"epoch", "new", "Genomics"}, 2, "no name"},
+		{[]string{"epoch", "new", "x"}, 2, "--to"},
+		{[]string{"epoch", "new", "x", "--plain", "--to", "age1x"}, 2, "--to"},
+		{[]string{"epoch", "new", "x", "--replaces", "y/2026Q4"}, 2, "an epoch of x"},
+		{[]string{"epoch", "new", "x", "--quarter", "2026Q4.1"}, 2, "2026Q4.2"},
+		{[]string{"epoch", "rewrap", "x"}, 2, "--to"},
+		{[]string{"epoch", "unseal", "x"}, 2, "--out"},
+		{[]string{"epoch", "shred", "x"}, 2, "--pub"},
 		{[]string{"--version"}, 0, ""},
 		{[]string{"epoch", "new", "x", "--quarter", "autumn"}, 2, "no quarter"},
 		{[]string{"completion", "csh"}, 2, "no shell"},
@@ -131,7 +138,7 @@ func TestCompletionKnowsTheVerbs(t *testing.T) {
 
 func TestEpochNewMakesAPairAndNeverWritesOver(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "keys")
-	words := []string{"epoch", "new", "genomics", "--quarter", "2026Q4", "--out", dir}
+	words := []string{"epoch", "new", "genomics", "--quarter", "2026Q4", "--out", dir, "--plain"}
 	if code, _, told := command(t, "", words...); code != 0 {
 		t.Fatal(told)
 	}
@@ -139,11 +146,11 @@ func TestEpochNewMakesAPairAndNeverWritesOver(t *testing.T) {
 	if info, err := os.Stat(private); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("private file: %v %v", info, err)
 	}
-	keys, err := readEpochKeys(private)
+	keys, err := openEpoch(private, nil)
 	if err != nil || keys.Identity == "" || keys.StrictIdentity == "" {
 		t.Errorf("private file does not open: %v", err)
 	}
-	public, err := readEpochKeys(filepath.Join(dir, "genomics-2026Q4.pub"))
+	public, err := openEpoch(filepath.Join(dir, "genomics-2026Q4.pub"), nil)
 	if err != nil || public != keys.Public() {
 		t.Errorf("public file %+v, %v", public, err)
 	}

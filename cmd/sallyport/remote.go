@@ -194,7 +194,7 @@ func ask(ctx context.Context, s streams, question string, echo bool) (string, er
 	}
 	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
 	if err != nil {
-		return "", errors.New("a second factor is asked for and there is no terminal to ask on")
+		return "", errors.New("a second factor or passphrase is asked for and there is no terminal to ask on")
 	}
 	defer tty.Close()
 	if echo {

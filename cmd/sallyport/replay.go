@@ -24,28 +24,39 @@ import (
 )
 
 // opening is what opens a recording on the auditor's machine.
-type opening struct{ identity, strict, key string }
+type opening struct {
+	identity, strict, key string
+	own                   own
+}
 
 func (f *opening) register(c *cobra.Command) {
-	c.Flags().StringVar(&f.identity, "identity", "", "the private half from 'epoch new', a `FILE` (required)")
+	c.Flags().StringVar(&f.identity, "identity", "", "the epoch's key from 'epoch new', a `FILE` (required)")
 	c.Flags().StringVar(&f.strict, "strict-identity", "", "the strict identity, a `FILE`, should it be kept apart")
+	f.own.register(c, "auditor-identity")
 	c.Flags().StringVar(&f.key, "key", "", "the node's public key, a `FILE`, to verify with; else that of the configuration")
 }
 
 // keys reads what opens and verifies. The node's key is nil when none is known.
-func (f *opening) keys(o *settings) (replay.Keys, error) {
+func (f *opening) keys(ctx context.Context, o *settings, s streams) (replay.Keys, error) {
 	if f.identity == "" {
 		return replay.Keys{}, console.Usagef("--identity FILE is required: recordings are sealed")
 	}
-	keys, err := readEpochKeys(f.identity)
+	own, err := f.own.identities(ctx, s)
 	if err != nil {
 		return replay.Keys{}, err
+	}
+	keys, err := openEpoch(f.identity, own)
+	if err != nil {
+		return replay.Keys{}, err
+	}
+	if keys.Identity == "" && keys.StrictIdentity != "" {
+		return replay.Keys{}, console.Usagef("%s is the strict key alone; give it with --strict-identity, and the other one with --identity", f.identity)
 	}
 	if keys.Identity == "" {
 		return replay.Keys{}, fmt.Errorf("%s holds no private key; it is the public half", f.identity)
 	}
 	if f.strict != "" {
-		apart, err := readEpochKeys(f.strict)
+		apart, err := openEpoch(f.strict, own)
 		if err != nil {
 			return replay.Keys{}, err
 		}
@@ -56,18 +67,6 @@ func (f *opening) keys(o *settings) (replay.Keys, error) {
 		return replay.Keys{}, err
 	}
 	return replay.KeysOf(keys, node)
-}
-
-func readEpochKeys(path string) (recorder.EpochKeys, error) {
-	text, err := readSmallFile(path)
-	if err != nil {
-		return recorder.EpochKeys{}, err
-	}
-	keys, err := recorder.ParseEpochKeys(text)
-	if err != nil {
-		return recorder.EpochKeys{}, fmt.Errorf("%s: %w", path, err)
-	}
-	return keys, nil
 }
 
 // nodeKey reads the node's public key: the file that was named, or the one
@@ -105,7 +104,7 @@ func nodeKey(o *settings, path string) (ed25519.PublicKey, error) {
 
 // prepare finds, fetches and verifies a recording, and returns its path and what opens it.
 func prepare(ctx context.Context, o *settings, s streams, from *source, with *opening, word string) (path string, keys replay.Keys, cleanup func(), err error) {
-	if keys, err = with.keys(o); err != nil {
+	if keys, err = with.keys(ctx, o, s); err != nil {
 		return "", keys, nil, err
 	}
 	if path, cleanup, err = from.open(ctx, o, s, word); err != nil {

@@ -25,7 +25,7 @@ Set up and run a node:
   sallyport completion bash                        or zsh, or fish
 
 For auditors, on their own machine:
-  sallyport epoch new PROJECT --out DIR     the keys that open recordings
+  sallyport epoch new PROJECT --to FILE     the keys that open recordings
   sallyport replay SESSION --gate USER@GATE --identity FILE --reason TEXT
   sallyport export FILE --format asciicast
   sallyport verify PATH --key FILE
@@ -57,7 +57,7 @@ func newRoot(args []string, s streams) *cobra.Command {
 		root.RemoveCommand(v)
 	}
 	if epoch, _, err := root.Find([]string{"epoch"}); err == nil {
-		epoch.AddCommand(epochNewVerb(s))
+		epoch.AddCommand(epochVerbs(s)...)
 	}
 	root.AddCommand(initVerb(s), serveVerb(settings, s), recoverVerb(settings, s), demoVerb(s),
 		replayVerb(settings, s), exportVerb(settings, s), verifyVerb(settings, s), versionVerb(s), completionVerb(s))

@@ -83,6 +83,7 @@ type Node struct {
 	options  Options
 	database *database.DB
 	registry *prometheus.Registry
+	epochs   *prometheus.GaugeVec
 
 	ssh     net.Listener
 	local   *net.UnixListener

@@ -81,12 +81,12 @@ func (a *Authority) DestroyEpoch(ctx context.Context, by Actor, id, reason, stat
 		if err := checkStatement(e, statement); err != nil {
 			return err
 		}
+		if err := w.mayDestroy(e); err != nil {
+			return err
+		}
 		if !w.by.VerbOnly {
 			return deny("vote.factor", "To declare an epoch destroyed needs a second factor and a connection of its own: "+
 				"ssh -o ControlPath=none gate epoch destroy.", "")
-		}
-		if err := w.mayDestroy(e); err != nil {
-			return err
 		}
 		details := map[string]any{"recipient_fingerprint": RecipientFingerprint(e.Recipient),
 			"strict_fingerprint": RecipientFingerprint(e.Strict), "reason": reason, "statement": statement}

@@ -138,7 +138,8 @@ func TestTestsInDocumentsExist(t *testing.T) {
 // localVerbs are those that the program has besides the console's, with their options.
 // cmd/sallyport is a main package, so its tree cannot be asked from here; its
 // source is.
-var localVerbs = []string{"demo", "init", "serve", "recover", "replay", "export", "verify", "completion", "epoch new"}
+var localVerbs = []string{"demo", "init", "serve", "recover", "replay", "export", "verify", "completion",
+	"epoch new", "epoch identity", "epoch rewrap", "epoch unseal", "epoch shred"}
 
 // command is a line such as `ssh alice@gate session ls --live` or `sallyport verify FILE`.
 // It ends at a comment, a pipe, or a gap of three blanks.

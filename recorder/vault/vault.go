@@ -197,11 +197,23 @@ func (v *Vault) look() error {
 		if !ok || !e.Type().IsRegular() {
 			continue
 		}
-		if err := v.lookAt(session, copies); err != nil {
+		if err := v.lookAt(session, e, copies); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// sizeOf is the size of a file, and false when it is gone.
+func sizeOf(e fs.DirEntry) (int64, bool, error) {
+	info, err := e.Info()
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, false, nil
+	}
+	if err != nil {
+		return 0, false, fmt.Errorf("recordings: %w", err)
+	}
+	return info.Size(), true, nil
 }
 
 // sizes are the bytes of each copy in a folder, by session.
@@ -225,15 +237,19 @@ func sizes(dir string) (map[string]int64, error) {
 	return found, nil
 }
 
-func (v *Vault) lookAt(session string, copies map[string]int64) error {
-	size, ended, err := ended(v.path(v.o.Dir, session))
-	if err != nil || !ended {
-		return err
-	}
-	has, there := copies[session]
+func (v *Vault) lookAt(session string, e fs.DirEntry, copies map[string]int64) error {
 	v.mu.Lock()
 	known := v.copied[session]
 	v.mu.Unlock()
+	// What was copied once had its end then, and need not be opened.
+	size, whole, err := sizeOf(e)
+	if !known && err == nil {
+		size, whole, err = ended(v.path(v.o.Dir, session))
+	}
+	if err != nil || !whole {
+		return err
+	}
+	has, there := copies[session]
 	switch {
 	case there && has == size && known:
 		v.mu.Lock()
@@ -332,7 +348,7 @@ func (v *Vault) Ready() error {
 
 // Pauses of Run.
 const (
-	sweepEvery = 10 * time.Minute // for recordings that nobody told of, such as after a crash
+	sweepEvery = time.Hour // for recordings that nobody told of, such as after a crash
 	retryAfter = 30 * time.Second
 )
 

@@ -30,6 +30,7 @@ import (
 	"sallyport/bastion"
 	"sallyport/recorder"
 	"sallyport/recorder/ledger"
+	"sallyport/recorder/vault"
 )
 
 // Exit codes of every verb.
@@ -57,7 +58,10 @@ type Options struct {
 	HostCA  ssh.PublicKey     // what people's known_hosts trust; nil when unknown to the node
 	NodeKey ed25519.PublicKey // verifies recordings, ledger and checkpoints
 	Health  func() error      // nil while the node takes sessions
-	Clock   func() time.Time  // nil: time.Now
+	Vault   *vault.Vault      // where finished recordings rest; nil: nothing is known of that
+	// Scrub re-reads all recordings; it is long, and calls progress now and then.
+	Scrub func(ctx context.Context, progress func(vault.Report)) (vault.Report, error)
+	Clock func() time.Time // nil: time.Now
 }
 
 // Console serves the command tree. Safe for concurrent use.

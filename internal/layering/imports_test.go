@@ -23,7 +23,7 @@ var layers = [][]string{
 	{"internal/database", "recorder/journal", "recorder/tlog", "recorder/trec"},
 	{"internal/longtape", "recorder/ledger", "recorder/witness"},
 	{"authz", "recorder"},
-	{"recorder/epoch"},
+	{"recorder/epoch", "recorder/vault"},
 	{"replay"},
 	{"bastion/commands", "bastion/sftpguard", "bastion/termguard"},
 	{"bastion"},

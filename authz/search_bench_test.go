@@ -14,7 +14,7 @@ import (
 // commands. One in ten is an exec, whose events are three and whose entries five.
 func (w *world) many(b *testing.B, events int) {
 	b.Helper()
-	const batch = 5000
+	const batch = 1000
 	at, sequence := w.clock.Now().Add(-time.Duration(events)*time.Second), int64(1_000_000)
 	tools := []string{"samtools view", "bcftools call", "Rscript qc.R", "plink --bfile", "python3 train.py", "ls -l", "cat summary.tsv"}
 	for n := 0; n < events; {

@@ -43,6 +43,9 @@ type Session struct {
 	Project string    `json:"project"`
 	Server  string    `json:"server"`
 	Start   time.Time `json:"start"`
+	// Where its recording can be had again: a file of this machine, or the gate it was fetched from; both may be empty.
+	File string `json:"file,omitempty"`
+	Gate string `json:"gate,omitempty"`
 }
 
 // Line is one line of a session.
@@ -125,8 +128,9 @@ func (x *Index) Add(ctx context.Context, s Session, lines iter.Seq2[Line, error]
 		return 0, err
 	}
 	err = x.db.Write(ctx, func(tx database.Tx) error {
-		_, err := tx.Exec(`INSERT INTO sessions (id, node, number, epoch, user_name, project, server, started_at, complete)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, FALSE)`, s.ID, s.Node, s.Number, s.Epoch, s.User, s.Project, s.Server, s.Start.UnixMilli())
+		_, err := tx.Exec(`INSERT INTO sessions (id, node, number, epoch, user_name, project, server, started_at, file, gate, complete)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, FALSE)`, s.ID, s.Node, s.Number, s.Epoch, s.User, s.Project, s.Server,
+			s.Start.UnixMilli(), s.File, s.Gate)
 		return err
 	})
 	if err == nil {
@@ -203,11 +207,11 @@ func (x *Index) Sessions(ctx context.Context) (sessions []Session, err error) {
 	return sessions, err
 }
 
-const sessionColumns = "s.id, s.node, s.number, s.epoch, s.user_name, s.project, s.server, s.started_at"
+const sessionColumns = "s.id, s.node, s.number, s.epoch, s.user_name, s.project, s.server, s.started_at, s.file, s.gate"
 
 func scanSession(row database.Scanner, more ...any) (s Session, err error) {
 	var started int64
-	err = row.Scan(append([]any{&s.ID, &s.Node, &s.Number, &s.Epoch, &s.User, &s.Project, &s.Server, &started}, more...)...)
+	err = row.Scan(append([]any{&s.ID, &s.Node, &s.Number, &s.Epoch, &s.User, &s.Project, &s.Server, &started, &s.File, &s.Gate}, more...)...)
 	s.Start = time.UnixMilli(started).UTC()
 	return s, err
 }

@@ -11,6 +11,8 @@ CREATE TABLE sessions (
     project    TEXT    NOT NULL,
     server     TEXT    NOT NULL,
     started_at BIGINT  NOT NULL, -- milliseconds since 1970
+    file       TEXT    NOT NULL, -- where its recording can be had again
+    gate       TEXT    NOT NULL,
     complete   BOOLEAN NOT NULL  -- all its lines are here
 );
 CREATE INDEX sessions_by_epoch ON sessions (epoch);

@@ -1,9 +1,7 @@
 package authz
 
 import (
-	"crypto/sha256"
 	"encoding/base64"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"hash/crc32"
@@ -306,13 +304,7 @@ func insertEntry(tx database.Tx, e Event, part int, entry entry) error {
 		}
 		id++ // another node's, in the same millisecond, with the same bits
 	}
-	labels := []string{label("kind", entry.kind), label("user", column(e.UserID)), label("project", column(e.Project)),
-		label("server", column(entry.server))}
+	labels := []string{database.Label("kind", entry.kind), database.Label("user", column(e.UserID)), database.Label("project", column(e.Project)),
+		database.Label("server", column(entry.server))}
 	return tx.AddText(id, labels, database.Words(entry.words))
-}
-
-// label is a word for the index that stands for a value of a field. Two values may share one; the row decides.
-func label(field, value string) string {
-	hash := sha256.Sum256([]byte(value))
-	return field + hex.EncodeToString(hash[:8])
 }

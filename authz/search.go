@@ -79,7 +79,7 @@ func (q SearchQuery) compile() (compiled, error) {
 	}
 	for _, narrow := range []struct{ field, value string }{{"user", q.User}, {"project", q.Project}, {"server", q.Server}} {
 		if narrow.value != "" {
-			c.text.Labels = append(c.text.Labels, []string{label(narrow.field, column(narrow.value))})
+			c.text.Labels = append(c.text.Labels, []string{database.Label(narrow.field, column(narrow.value))})
 		}
 	}
 	if len(q.Kinds) > 0 {
@@ -102,7 +102,7 @@ func (q SearchQuery) compile() (compiled, error) {
 func labels(field string, values []string) []string {
 	out := make([]string, len(values))
 	for i, value := range values {
-		out[i] = label(field, value)
+		out[i] = database.Label(field, value)
 	}
 	return out
 }
@@ -169,7 +169,7 @@ func (s sessionScope) labels() [][]string {
 	if s.asker.SiteRole == SiteAuditor {
 		return nil
 	}
-	return [][]string{append(labels("project", s.projects), label("user", s.asker.Name))}
+	return [][]string{append(labels("project", s.projects), database.Label("user", s.asker.Name))}
 }
 
 // find collects hits page by page of the index, since a row may turn out to be none that the actor may see.

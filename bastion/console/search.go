@@ -42,15 +42,21 @@ func (f *searchFlags) register(c *cobra.Command) {
 	c.Flags().StringVar(&f.after, "after", "", "go on after this place of an earlier search")
 }
 
-// searchQuery is what the words and options ask for.
-func (k *call) searchQuery(f searchFlags, args []string) (authz.SearchQuery, error) {
+// SearchText is the question that the words of a search make. One word of the shell that holds spaces was put
+// into quotes by who typed it, and is a phrase.
+func SearchText(args []string) string {
+	texts := make([]string, len(args))
 	for i, arg := range args {
-		// One word of the shell that holds spaces was put into quotes by who typed it.
-		if strings.ContainsAny(arg, " \t") && !strings.Contains(arg, `"`) {
-			args[i] = `"` + arg + `"`
+		if texts[i] = arg; strings.ContainsAny(arg, " \t") && !strings.Contains(arg, `"`) {
+			texts[i] = `"` + arg + `"`
 		}
 	}
-	q := authz.SearchQuery{Text: strings.Join(args, " "), User: f.user, Project: f.project, Server: f.server, Kinds: f.kinds,
+	return strings.Join(texts, " ")
+}
+
+// searchQuery is what the words and options ask for.
+func (k *call) searchQuery(f searchFlags, args []string) (authz.SearchQuery, error) {
+	q := authz.SearchQuery{Text: SearchText(args), User: f.user, Project: f.project, Server: f.server, Kinds: f.kinds,
 		Limit: f.limit, After: f.after}
 	if f.limit < 1 || f.limit > authz.MaxHits {
 		return q, Usagef("--limit is a number from 1 to %d", authz.MaxHits)

@@ -238,6 +238,12 @@ func (k *call) past(flag, text string) (time.Time, error) {
 	return k.moment(flag, text)
 }
 
+// Past reads a date, a time, or a duration back from now, for verbs that are not run by a Console.
+func Past(now time.Time, flag, text string) (time.Time, error) {
+	k := &call{Options: Options{Clock: func() time.Time { return now }}}
+	return k.past(flag, text)
+}
+
 // duration reads a duration such as 8h or 3d.
 func duration(flag, text string) (time.Duration, error) {
 	d, err := config.ParseDuration(text)

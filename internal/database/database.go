@@ -61,7 +61,7 @@ func Open(ctx context.Context, url string) (*DB, error) {
 	default:
 		var files fs.FS
 		if files, err = nodeSchema(SQLite); err == nil {
-			db, err = openSQLite(ctx, strings.TrimPrefix(url, "sqlite:"), files)
+			db, err = openSQLite(ctx, strings.TrimPrefix(url, "sqlite:"), files, false)
 		}
 	}
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/mattn/go-sqlite3"
@@ -45,16 +46,16 @@ func sqlitePool(path string, settings url.Values) *sql.DB {
 }
 
 // OpenIndex opens a SQLite file of another purpose than a node's state, with the schema of the
-// given migrations. It is made with mode 0600 when it is missing.
+// given migrations. It is made with mode 0600 when it is missing. What is deleted is written over.
 func OpenIndex(ctx context.Context, path string, migrations fs.FS) (*DB, error) {
-	db, err := openSQLite(ctx, path, migrations)
+	db, err := openSQLite(ctx, path, migrations, true)
 	if err != nil {
 		return nil, fmt.Errorf("open index: %w", err)
 	}
 	return db, nil
 }
 
-func openSQLite(ctx context.Context, path string, files fs.FS) (*DB, error) {
+func openSQLite(ctx context.Context, path string, files fs.FS, erase bool) (*DB, error) {
 	if path == "" || strings.HasPrefix(path, ":memory:") || strings.HasPrefix(path, "file:") {
 		return nil, fmt.Errorf("%q is no path of a file", path)
 	}
@@ -67,12 +68,13 @@ func openSQLite(ctx context.Context, path string, files fs.FS) (*DB, error) {
 		return nil, err
 	}
 	write := sqlitePool(path, url.Values{
-		"mode":          {"rw"},
-		"_journal_mode": {"WAL"},
-		"_synchronous":  {"FULL"}, // a commit survives the loss of power
-		"_txlock":       {"immediate"},
-		"_busy_timeout": {"5000"},
-		"_foreign_keys": {"on"},
+		"_secure_delete": {strconv.FormatBool(erase)},
+		"mode":           {"rw"},
+		"_journal_mode":  {"WAL"},
+		"_synchronous":   {"FULL"}, // a commit survives the loss of power
+		"_txlock":        {"immediate"},
+		"_busy_timeout":  {"5000"},
+		"_foreign_keys":  {"on"},
 	})
 	write.SetMaxOpenConns(1)
 	db := &DB{engine: SQLite, write: write}

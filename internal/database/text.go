@@ -1,6 +1,8 @@
 package database
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
@@ -145,6 +147,13 @@ func (t Tx) AddText(id int64, labels, words []string) error {
 	return err
 }
 
+// Label is a label that stands for a value of a field. Two values may share one, though hardly ever: whoever
+// narrows by it compares the values once more.
+func Label(field, value string) string {
+	hash := sha256.Sum256([]byte(value))
+	return field + hex.EncodeToString(hash[:8])
+}
+
 func plainLabel(label string) bool {
 	return label != "" && !strings.ContainsFunc(label, func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') })
 }
@@ -167,6 +176,29 @@ func (t Tx) RemoveAllText() error {
 	}
 	_, err := t.Exec(statement)
 	return err
+}
+
+// compactPages is how many pages of the index one CompactText writes.
+const compactPages = 2000
+
+// CompactText writes part of the index anew, without what was removed from it, of which it keeps traces until then. The
+// first call of a row says begin, and more calls are due, each in a transaction of its own, until one says that it is done.
+func (t Tx) CompactText(begin bool) (done bool, err error) {
+	if t.engine == PostgreSQL {
+		return true, nil // vacuum does it in its time
+	}
+	pages, before, after := compactPages, 0, 0
+	if begin {
+		pages = -pages
+	}
+	if err := t.QueryRow("SELECT total_changes()").Scan(&before); err != nil {
+		return false, err
+	}
+	if _, err := t.Exec("INSERT INTO search_words (search_words, rank) VALUES ('merge', $1)", pages); err != nil {
+		return false, err
+	}
+	err = t.QueryRow("SELECT total_changes()").Scan(&after)
+	return after-before < 2, err // the statement itself is one
 }
 
 // FindText returns the ids of texts that match, the highest first. A query with neither phrase nor

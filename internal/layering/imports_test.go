@@ -24,7 +24,7 @@ var layers = [][]string{
 	{"internal/longtape", "recorder/ledger", "recorder/witness"},
 	{"authz", "recorder"},
 	{"recorder/epoch", "recorder/vault"},
-	{"replay"},
+	{"replay", "replay/index"},
 	{"bastion/commands", "bastion/sftpguard", "bastion/termguard"},
 	{"bastion"},
 	{"bastion/console", "bastion/portal"},

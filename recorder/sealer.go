@@ -82,6 +82,7 @@ func (s *sealer) loop() error {
 	q := &s.rec.queue
 	for {
 		due := false
+		var request *followRequest
 		select {
 		case <-q.wake:
 		case <-s.timer.C:
@@ -93,13 +94,16 @@ func (s *sealer) loop() error {
 					return err
 				}
 			}
-		case request := <-s.requests:
-			s.follow(request)
+		case q := <-s.requests:
+			request = &q
 		case <-s.rec.done:
 			return nil
 		}
 		frames, urgent, closing := q.take()
 		err := s.takeIn(frames)
+		if request != nil {
+			s.follow(*request) // with all that was appended before it
+		}
 		if err == nil && closing {
 			return s.close()
 		}

@@ -59,6 +59,9 @@ func newRoot(args []string, s streams) *cobra.Command {
 	if epoch, _, err := root.Find([]string{"epoch"}); err == nil {
 		epoch.AddCommand(epochNewVerb(s))
 	}
+	if noun, _, err := root.Find([]string{"ledger"}); err == nil {
+		ledgerVerbs(noun, settings, s)
+	}
 	root.AddCommand(initVerb(s), serveVerb(settings, s), recoverVerb(settings, s), demoVerb(s), witnessVerb(s),
 		replayVerb(settings, s), exportVerb(settings, s), verifyVerb(settings, s), versionVerb(s), completionVerb(s))
 	return root

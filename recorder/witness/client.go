@@ -242,7 +242,7 @@ func (f *Feeder) ask(ctx context.Context, p *peer, c tlog.Checkpoint, signed []b
 		if err != nil {
 			return note.Signature{}, err
 		}
-		status, body, err := p.post(ctx, &request{old: p.size, proof: proof, checkpoint: signed})
+		status, body, err := p.post(ctx, &Extension{Old: p.size, Proof: proof, Checkpoint: signed})
 		if err != nil {
 			return note.Signature{}, err
 		}
@@ -271,9 +271,9 @@ func (f *Feeder) ask(ctx context.Context, p *peer, c tlog.Checkpoint, signed []b
 	return note.Signature{}, errors.New("the witness changes its size faster than it can be asked")
 }
 
-func (p *peer) post(ctx context.Context, r *request) (int, []byte, error) {
+func (p *peer) post(ctx context.Context, r *Extension) (int, []byte, error) {
 	address := strings.TrimSuffix(p.URL, "/") + "/add-checkpoint"
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(r.format()))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(r.Format()))
 	if err != nil {
 		return 0, nil, err
 	}

@@ -368,8 +368,19 @@ func (q SessionQuery) narrow(f *filter, node string) {
 // ViewRecording permits and records the reading of a sealed recording; a reason is required. Only site
 // auditors and auditors of the session's project may read. purpose says what for: replay, export, verify.
 func (a *Authority) ViewRecording(ctx context.Context, by Actor, id, purpose, reason string) (Session, error) {
+	return a.readSession(ctx, by, "recording.view", id, purpose, reason)
+}
+
+// WatchSession permits and records that somebody looks on while a session runs; a reason is required. The
+// same people may as may read its recording later.
+func (a *Authority) WatchSession(ctx context.Context, by Actor, id, reason string) (Session, error) {
+	return a.readSession(ctx, by, "recording.watch", id, "watch", reason)
+}
+
+// readSession permits and records the reading of what was shown in a session.
+func (a *Authority) readSession(ctx context.Context, by Actor, op, id, purpose, reason string) (Session, error) {
 	var s Session
-	event := Event{OpType: "recording.view", ResourceType: "session", ResourceID: id}
+	event := Event{OpType: op, ResourceType: "session", ResourceID: id}
 	if id == "" {
 		event.ResourceID = "-"
 	}

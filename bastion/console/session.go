@@ -19,7 +19,7 @@ import (
 
 func (k *call) sessionNoun() *cobra.Command {
 	return noun("session", "Sessions and their sealed recordings",
-		k.sessionLs(), k.sessionShow(), k.sessionCommands(), k.sessionKill(), k.sessionFetch())
+		k.sessionLs(), k.sessionShow(), k.sessionCommands(), k.sessionKill(), k.sessionFetch(), k.sessionWatch())
 }
 
 // sessionFilter are the options that narrow a list of sessions.

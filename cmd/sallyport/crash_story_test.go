@@ -206,7 +206,7 @@ func TestPromise3_KilledGateHasRecordedWhatPeopleGot(t *testing.T) {
 	}
 
 	// Before anybody looks, the files alone already verify as far as they go.
-	if report, err := replay.VerifyDir(s.gate.state(), theSite.nodeKey, nil); err != nil || !report.Intact {
+	if report, err := replay.VerifyDir(t.Context(), s.gate.state(), theSite.nodeKey); err != nil || !report.Intact {
 		t.Errorf("before the restart: %v\n%s", err, report.Text())
 	}
 	if err := s.gate.start(); err != nil {

@@ -5,9 +5,9 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -19,6 +19,7 @@ import (
 	"sallyport/bastion/console"
 	"sallyport/internal/config"
 	"sallyport/recorder"
+	"sallyport/recorder/trec"
 	"sallyport/replay"
 )
 
@@ -126,14 +127,14 @@ func prepare(ctx context.Context, o *settings, s streams, from *source, with *op
 	return path, keys, cleanup, nil
 }
 
-// verifyFile verifies one file, whatever its name.
-func verifyFile(path string, key ed25519.PublicKey) (replay.Report, error) {
+// verifyFile verifies one recording, whatever the name of its file.
+func verifyFile(path string, key ed25519.PublicKey) (trec.Report, error) {
 	file, err := os.Open(path)
 	if err != nil {
-		return replay.Report{}, err
+		return trec.Report{}, err
 	}
 	defer file.Close()
-	return replay.VerifyReader(file, filepath.Base(path), key, nil)
+	return trec.Verify(file, key, nil)
 }
 
 // formatNames are replay.Formats as a person reads them.
@@ -141,9 +142,9 @@ const formatNames = "asciicast, asciicast-v2, text, jsonl or raw"
 
 // openRecording opens a recording, and tells a wrong key from other faults by what was asked for: the
 // path may be that of a fetched copy.
-func openRecording(path string, keys replay.Keys, word string) (*replay.Reader, error) {
-	r, err := replay.OpenFile(path, keys)
-	if !errors.Is(err, recorder.ErrSealed) {
+func openRecording(path string, keys replay.Keys, word string) (*replay.File, error) {
+	r, err := replay.OpenPath(path, keys)
+	if !errors.Is(err, trec.ErrSealed) {
 		return r, err
 	}
 	sealed := "another key"
@@ -154,7 +155,7 @@ func openRecording(path string, keys replay.Keys, word string) (*replay.Reader, 
 }
 
 // watchable refuses what nobody can watch or read: the bytes of a file transfer.
-func watchable(r *replay.Reader, word string) error {
+func watchable(r *replay.File, word string) error {
 	if r.Meta().Action != string(authz.ActionSFTP) {
 		return nil
 	}
@@ -180,17 +181,15 @@ change the speed, q ends.`,
 				return err
 			}
 			defer cleanup()
-			r, err := openRecording(path, keys, args[0])
+			file, err := openRecording(path, keys, args[0])
 			if err != nil {
 				return err
 			}
-			if err := errors.Join(watchable(r, args[0]), r.Close()); err != nil {
+			defer file.Close()
+			if err := watchable(file, args[0]); err != nil {
 				return err
 			}
-			player := replay.Player{
-				Open: func() (*replay.Reader, error) { return replay.OpenFile(path, keys) },
-				Out:  s.out, Speed: speed, At: at, Idle: idle,
-			}
+			player := replay.Player{File: file, Out: s.out, Speed: speed, At: at, Idle: idle}
 			if !onTerminal(s.out) {
 				return player.Play(c.Context())
 			}
@@ -213,7 +212,7 @@ func exportVerb(o *settings, s streams) *cobra.Command {
 		Use:     "export SESSION|FILE",
 		Short:   "Write a session as asciicast, text, JSON lines or raw bytes",
 		Args:    words(1, 1),
-		Example: "  sallyport export 12.rec --format text --identity genomics-2026Q4.key > 12.txt",
+		Example: "  sallyport export 12.trec --format text --identity genomics-2026Q4.key > 12.txt",
 		RunE: func(c *cobra.Command, args []string) error {
 			if !slices.Contains(replay.Formats(), replay.Format(format)) {
 				return console.Usagef("--format %q is no format; it is %s", format, formatNames)
@@ -226,26 +225,25 @@ func exportVerb(o *settings, s streams) *cobra.Command {
 				return err
 			}
 			defer cleanup()
-			r, err := openRecording(path, keys, args[0])
+			file, err := openRecording(path, keys, args[0])
 			if err != nil {
 				return err
 			}
-			defer r.Close()
+			defer file.Close()
 			if f := replay.Format(format); f != replay.FormatJSONLines && f != replay.FormatRaw {
-				if err := watchable(r, args[0]); err != nil {
+				if err := watchable(file, args[0]); err != nil {
 					return err
 				}
+			}
+			r, err := file.Frames()
+			if err != nil {
+				return err
 			}
 			result, err := replay.Export(s.out, r, replay.ExportOptions{Format: replay.Format(format), Input: input})
 			if err != nil {
 				return err
 			}
-			if result.Ending != replay.EndingComplete {
-				fmt.Fprintf(s.err, "sallyport: the recording is %s\n", result.Ending)
-			}
-			if input && result.Sealed > 0 {
-				fmt.Fprintf(s.err, "sallyport: %d typed frames stay sealed; they need the strict identity\n", result.Sealed)
-			}
+			tellExport(s.err, result, input)
 			return nil
 		},
 	}
@@ -254,4 +252,20 @@ func exportVerb(o *settings, s streams) *cobra.Command {
 	c.Flags().StringVar(&format, "format", string(replay.FormatAsciicast), formatNames)
 	c.Flags().BoolVar(&input, "input", false, "also what the person sent")
 	return c
+}
+
+// tellExport says what an export could not hold.
+func tellExport(w io.Writer, result replay.ExportResult, input bool) {
+	if result.Ending != replay.EndingComplete {
+		fmt.Fprintf(w, "sallyport: the recording is %s\n", result.Ending)
+	}
+	if input && result.Sealed > 0 {
+		fmt.Fprintf(w, "sallyport: %d typed frames stay sealed; they need the strict identity\n", result.Sealed)
+	}
+	if result.Replaced > 0 {
+		fmt.Fprintf(w, "sallyport: %d bytes that are not UTF-8 stand as U+FFFD; `--format jsonl` has them\n", result.Replaced)
+	}
+	if result.LeftOut > 0 {
+		fmt.Fprintf(w, "sallyport: %d rows that filled whole screens with a few bytes are left out; `--format jsonl` has what was sent\n", result.LeftOut)
+	}
 }

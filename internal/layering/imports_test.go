@@ -19,9 +19,9 @@ const module = "sallyport"
 // layers only, never one beside it: so authz knows nothing of the recorder, and
 // the recorder nothing of policy.
 var layers = [][]string{
-	{"configs", "internal/config", "internal/layering", "internal/screen", "internal/words"},
+	{"configs", "internal/config", "internal/layering", "internal/picture", "internal/screen", "internal/words"},
 	{"internal/database", "recorder/journal", "recorder/tlog", "recorder/trec"},
-	{"recorder/ledger", "recorder/witness"},
+	{"internal/longtape", "recorder/ledger", "recorder/witness"},
 	{"authz", "recorder"},
 	{"replay"},
 	{"bastion/commands", "bastion/sftpguard", "bastion/termguard"},

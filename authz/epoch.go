@@ -21,25 +21,33 @@ type Epoch struct {
 	ExpiresAt time.Time `json:"expires_at"`
 	CreatedAt time.Time `json:"created_at"`
 	CreatedBy string    `json:"created_by"`
+	// DestroyedAt is when its key was declared destroyed, by DestroyedBy; zero while it is not.
+	DestroyedAt time.Time `json:"destroyed_at,omitzero"`
+	DestroyedBy []string  `json:"destroyed_by,omitempty"`
+	// DeclaredBy is who declared it destroyed while that waits for a second person.
+	DeclaredBy string `json:"declared_by,omitempty"`
 }
 
-const selectEpochs = `SELECT id, project, recipient, strict_recipient, expires_at, created_at, created_by FROM epochs `
+const selectEpochs = `SELECT id, project, recipient, strict_recipient, expires_at, created_at, created_by, destroyed_at, destroyed_by,
+	COALESCE((SELECT declared_by FROM epoch_destructions WHERE epoch = id), '') FROM epochs `
 
 func scanEpoch(row database.Scanner) (Epoch, error) {
 	var (
-		e                Epoch
-		expires, created int64
+		e                           Epoch
+		expires, created, destroyed int64
+		by                          string
 	)
-	err := row.Scan(&e.ID, &e.Project, &e.Recipient, &e.Strict, &expires, &created, &e.CreatedBy)
+	err := row.Scan(&e.ID, &e.Project, &e.Recipient, &e.Strict, &expires, &created, &e.CreatedBy, &destroyed, &by, &e.DeclaredBy)
 	if errors.Is(err, sql.ErrNoRows) {
 		return Epoch{}, ErrNotFound
 	}
-	e.ExpiresAt, e.CreatedAt = fromMilliseconds(expires), fromMilliseconds(created)
+	e.ExpiresAt, e.CreatedAt, e.DestroyedAt = fromMilliseconds(expires), fromMilliseconds(created), fromMilliseconds(destroyed)
+	e.DestroyedBy = strings.Fields(by)
 	return e, err
 }
 
 func loadCurrentEpoch(tx database.Tx, project string, now time.Time) (Epoch, error) {
-	return scanEpoch(tx.QueryRow(selectEpochs+`WHERE project = $1 AND expires_at > $2
+	return scanEpoch(tx.QueryRow(selectEpochs+`WHERE project = $1 AND expires_at > $2 AND destroyed_at = 0
 		ORDER BY created_at DESC, expires_at DESC, id DESC LIMIT 1`, column(project), milliseconds(now)))
 }
 

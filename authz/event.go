@@ -138,6 +138,9 @@ func (w *work) recordEvent(e Event) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("event %s: %w", e.OpType, err)
 	}
+	if err := DeriveTables(w.tx, text); err != nil {
+		return "", err
+	}
 	w.leaves = append(w.leaves, leaf{sequence: e.Sequence, text: text})
 	return e.ID, nil
 }

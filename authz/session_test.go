@@ -147,7 +147,14 @@ func TestViewRecording(t *testing.T) {
 				t.Errorf("the event is %+v", e)
 			}
 		}
-		_, err := w.ViewRecording(ctx, w.as("odin"), "S-none", "replay", goodReason)
+		_, err := w.WatchSession(ctx, w.as("mia"), s.ID, goodReason)
+		w.refused(err, "recording.not-auditor")
+		_, err = w.WatchSession(ctx, w.as("paula"), s.ID, goodReason)
+		w.ok(err)
+		if e := w.last("recording.watch"); e.UserID != "paula" || e.Details["reason"] != goodReason || e.Session != s.ID {
+			t.Errorf("the event is %+v", e)
+		}
+		_, err = w.ViewRecording(ctx, w.as("odin"), "S-none", "replay", goodReason)
 		w.refused(err, "recording.not-auditor")
 		w.ok(w.EndMember(ctx, w.as("mia"), w.member["paula"].ID, "audit is over"))
 		_, err = w.ViewRecording(ctx, w.as("paula"), s.ID, "replay", goodReason)

@@ -80,7 +80,7 @@ func (l *memoryLedger) breakNow(err error) {
 	l.broken = err
 }
 
-func (l *memoryLedger) events(t *testing.T) []Event {
+func (l *memoryLedger) events(t testing.TB) []Event {
 	t.Helper()
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -115,7 +115,7 @@ func (c *manualClock) advance(d time.Duration) {
 // world is a small site: two projects, a person for each job, all enrolled.
 type world struct {
 	*Authority
-	t       *testing.T
+	t       testing.TB
 	url     string
 	db      *database.DB
 	ledger  *memoryLedger
@@ -174,7 +174,7 @@ func onBoth(t *testing.T, test func(t *testing.T, w *world)) {
 	})
 }
 
-func openDatabase(t *testing.T, url string) *database.DB {
+func openDatabase(t testing.TB, url string) *database.DB {
 	t.Helper()
 	db, err := database.Open(t.Context(), url)
 	if err != nil {
@@ -184,7 +184,7 @@ func openDatabase(t *testing.T, url string) *database.DB {
 	return db
 }
 
-func emptyWorld(t *testing.T, url string) *world {
+func emptyWorld(t testing.TB, url string) *world {
 	t.Helper()
 	w := &world{t: t, url: url, ledger: &memoryLedger{}, clock: &manualClock{now: start}, secrets: map[string]string{},
 		codes: map[string][]string{}, member: map[string]Membership{}, db: openDatabase(t, url)}
@@ -196,7 +196,7 @@ func emptyWorld(t *testing.T, url string) *world {
 	return w
 }
 
-func newWorld(t *testing.T, url string) *world {
+func newWorld(t testing.TB, url string) *world {
 	t.Helper()
 	w := emptyWorld(t, url)
 	ctx := t.Context()

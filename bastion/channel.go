@@ -335,7 +335,7 @@ func (ch *channel) verb(ctx context.Context, command string) ending {
 	}
 	ch.mu.Lock()
 	if t := ch.terminal; t != nil {
-		v.Columns, v.Term = int(t.Columns), true
+		v.Columns, v.Rows, v.Term = int(t.Columns), int(t.Rows), true
 		v.Stdout, v.Stderr = crlf{v.Stdout}, crlf{v.Stderr}
 	}
 	ch.mu.Unlock()

@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -114,28 +112,6 @@ func (n *node) typical() []recorder.Frame {
 		n.at(time.Second, recorder.KindInput, "ls\r"),
 		n.at(2*time.Second, recorder.KindOutput, "ls\r\nsamples.csv\r\n$ "),
 		n.at(3*time.Second, recorder.KindExit, "\x00\x00\x00\x00"),
-	}
-}
-
-// readAll reads a recording to its end; data is copied.
-func readAll(t testing.TB, path string, k Keys) (*Reader, []recorder.Entry, error) {
-	t.Helper()
-	r, err := OpenFile(path, k)
-	if err != nil {
-		return nil, nil, err
-	}
-	t.Cleanup(func() { r.Close() })
-	var all []recorder.Entry
-	for {
-		e, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			return r, all, nil
-		}
-		if err != nil {
-			return r, all, err
-		}
-		e.Data = bytes.Clone(e.Data)
-		all = append(all, e)
 	}
 }
 

@@ -3,14 +3,12 @@ package replay
 import (
 	"bytes"
 	"context"
-	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"sallyport/recorder"
 )
@@ -272,108 +270,4 @@ func TestPromise5_NothingReadableOnDisk(t *testing.T) {
 		t.Errorf("%d files", files)
 	}
 	n.finish(t, open, "S-3")
-}
-
-// TestPromise5_WhoCanRead tries every set of keys.
-func TestPromise5_WhoCanRead(t *testing.T) {
-	n := newNode(t)
-	frames := []recorder.Frame{n.at(0, recorder.KindOutput, "password: "), n.at(1, recorder.KindInput, "hunter2\r"),
-		n.at(2, recorder.KindOutput, "\r\n$ ")}
-	terminal, exec := n.record(t, "S-1", true, frames...), n.record(t, "S-2", false, frames...)
-	texts := func(all []recorder.Entry) (s []string) {
-		for _, e := range all {
-			s = append(s, string(e.Data))
-		}
-		return s
-	}
-	whole := []string{"password: ", "hunter2\r", "\r\n$ "}
-
-	r, all, err := readAll(t, terminal, n.keys(t, false))
-	must(t, err)
-	if !slices.Equal(texts(all), []string{whole[0], whole[2]}) || r.Sealed() != 1 || r.CanReadTyped() {
-		t.Errorf("without the strict identity: %q, %d sealed", texts(all), r.Sealed())
-	}
-	r, all, err = readAll(t, terminal, n.keys(t, true))
-	must(t, err)
-	if !slices.Equal(texts(all), whole) || r.Sealed() != 0 || r.Ending() != EndingComplete || !r.CanReadTyped() {
-		t.Errorf("with the strict identity: %q", texts(all))
-	}
-	if _, all, err = readAll(t, exec, n.keys(t, false)); err != nil || !slices.Equal(texts(all), whole) {
-		t.Errorf("exec input is under the ordinary key: %q %v", texts(all), err)
-	}
-
-	// What the node keeps - its signing key and the public recipients - opens nothing.
-	state, err := recorder.ParseEpochKeys(n.epoch.MarshalPublic("genomics"))
-	must(t, err)
-	keys, err := KeysOf(state, n.key)
-	must(t, err)
-	other, err := recorder.NewEpochKeys()
-	must(t, err)
-	foreign, err := KeysOf(other, n.key)
-	must(t, err)
-	strictOnly := n.keys(t, true)
-	strictOnly.Ordinary = nil
-	for name, k := range map[string]Keys{"the node's state": keys, "another project": foreign, "the strict key alone": strictOnly} {
-		if _, _, err := readAll(t, terminal, k); !errors.Is(err, recorder.ErrSealed) {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-}
-
-// TestPromise3_CrashKeepsWhatWasAcknowledged copies the file of a live
-// session, as a crash would leave it, and reads it.
-func TestPromise3_CrashKeepsWhatWasAcknowledged(t *testing.T) {
-	n := newNode(t)
-	rec := n.begin(t, "S-1", true)
-	path := filepath.Join(t.TempDir(), "S-1.rec")
-	for i := range 20 {
-		p, err := rec.Append(n.at(time.Duration(i), recorder.KindOutput, "x"))
-		must(t, err)
-		must(t, rec.Wait(t.Context(), p))
-		data := read(t, n.rec.Path("S-1"))
-		write(t, path, append(data, "SPB torn"[:i%8]...))
-		r, all, err := readAll(t, path, n.keys(t, false))
-		must(t, err)
-		if len(all) != i+1 || r.Ending() != EndingOpen {
-			t.Fatalf("after %d acknowledged frames %d are there, %s", i+1, len(all), r.Ending())
-		}
-	}
-	n.finish(t, rec, "S-1")
-	crashed, err := recorder.Open(recorder.Options{Dir: filepath.Dir(path), Node: "N-test", Signer: n.signer})
-	must(t, err)
-	_, err = crashed.Recover(t.Context(), []string{"S-1"})
-	must(t, err)
-	r, err := Verify(path, n.key)
-	must(t, err)
-	if !r.Intact || r.Ending != EndingCrash || r.Frames != 20 {
-		t.Errorf("%s", r.Text())
-	}
-}
-
-// TestReaderFindsChanges reads changed files with keys but without Verify.
-func TestReaderFindsChanges(t *testing.T) {
-	n := newNode(t)
-	path := n.record(t, "S-1", true, n.typical()...)
-	data := read(t, path)
-	keys := n.keys(t, true)
-	keys.Node = nil // by the seal alone
-	at := blocksOf(t, data)
-	for i := at[2]; i < at[len(at)-2]; i++ {
-		changed := bytes.Clone(data)
-		changed[i] ^= 1
-		write(t, path, changed)
-		r, all, err := readAll(t, path, keys)
-		if err == nil && len(all) == 4 && r.Ending() == EndingComplete && !inSignature(at, i) {
-			t.Errorf("byte %d was changed and the reader did not see it", i)
-		}
-	}
-}
-
-func inSignature(at []int64, i int64) bool {
-	for _, end := range at {
-		if i < end && i >= end-64 {
-			return true
-		}
-	}
-	return false
 }

@@ -47,15 +47,17 @@ type Options struct {
 	Authority *authz.Authority
 	Recorder  *recorder.Recorder
 	Ledger    *ledger.Ledger
-	Node      string            // the node's id
-	Name      string            // public name of the gate
-	Port      int               // public SSH port, 0 or 22 for the usual one
-	Version   string            // of the program
-	UserCA    ssh.PublicKey     // what data servers trust
-	HostCA    ssh.PublicKey     // what people's known_hosts trust; nil when unknown to the node
-	NodeKey   ed25519.PublicKey // verifies recordings, ledger and checkpoints
-	Health    func() error      // nil while the node takes sessions
-	Clock     func() time.Time  // nil: time.Now
+	// Follow begins a live view of a session; nil: the node has none to give.
+	Follow  func(session string) (View, error)
+	Node    string            // the node's id
+	Name    string            // public name of the gate
+	Port    int               // public SSH port, 0 or 22 for the usual one
+	Version string            // of the program
+	UserCA  ssh.PublicKey     // what data servers trust
+	HostCA  ssh.PublicKey     // what people's known_hosts trust; nil when unknown to the node
+	NodeKey ed25519.PublicKey // verifies recordings, ledger and checkpoints
+	Health  func() error      // nil while the node takes sessions
+	Clock   func() time.Time  // nil: time.Now
 }
 
 // Console serves the command tree. Safe for concurrent use.

@@ -68,6 +68,8 @@ type Status struct {
 	Sequence  int64     `json:"ledger_sequence"`
 	Live      int       `json:"live_sessions"` // that the caller may see
 	Waiting   int       `json:"requests_waiting"`
+	// Epochs are keys that end soon, or have ended, without a next one, of projects that the caller may know of.
+	Epochs []authz.ExpiringEpoch `json:"epochs_ending"`
 }
 
 func (k *call) statusVerb() *cobra.Command {
@@ -87,6 +89,9 @@ func (k *call) statusVerb() *cobra.Command {
 			return err
 		}
 		s.Live, s.Waiting = len(live), len(requests)
+		if s.Epochs, err = k.Authority.ExpiringEpochs(c.Context(), k.by()); err != nil {
+			return err
+		}
 		if k.json {
 			return k.printJSON(s)
 		}
@@ -100,6 +105,9 @@ func (k *call) statusVerb() *cobra.Command {
 		f.add("ledger", fmt.Sprintf("%d entries", s.Sequence))
 		f.add("live sessions", fmt.Sprintf("%d that you may see", s.Live))
 		f.add("requests", fmt.Sprintf("%d waiting that concern you", s.Waiting))
+		for _, e := range s.Epochs {
+			f.add("warning", e.String())
+		}
 		f.write(k)
 		return nil
 	})

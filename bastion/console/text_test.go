@@ -39,7 +39,7 @@ func TestCleanHidesNothing(t *testing.T) {
 }
 
 func TestCauseNamesNoFiles(t *testing.T) {
-	_, missing := os.Open("/no/such/folder/S-1.rec")
+	_, missing := os.Open("/no/such/folder/S-1.trec")
 	linked := os.Link("/no/such/file", "/no/such/other")
 	for _, c := range []struct {
 		err  error
@@ -240,7 +240,7 @@ func TestTreeIsComplete(t *testing.T) {
 		"access":   "explain",
 		"request":  "create ls show approve deny cancel",
 		"session":  "ls show commands kill fetch",
-		"epoch":    "add ls",
+		"epoch":    "add ls destroy keep",
 		"event":    "ls show export",
 		"ledger":   "checkpoint",
 		"ca":       "show",

@@ -19,6 +19,7 @@ every session.
   access                 where I can go, and why not elsewhere
   request create P/S     ask for an operator's session; request ls lists
   session ls             sessions that I may see
+  search WORDS           find events, commands and transfers
   whoami, key ls         who I am here, and my keys
   terms show             the terms of use
 
@@ -48,7 +49,7 @@ func (k *call) tree() *cobra.Command {
 		k.userNoun(), k.keyNoun(), k.factorNoun(), k.trainingNoun(), k.termsNoun(),
 		k.projectNoun(), k.serverNoun(), k.memberNoun(),
 		k.accessNoun(), k.requestNoun(), k.sessionNoun(), k.epochNoun(),
-		k.eventNoun(), k.ledgerNoun(), k.caNoun(),
+		k.searchVerb(), k.eventNoun(), k.ledgerNoun(), k.caNoun(),
 		k.statusVerb(), k.versionVerb(), k.whoamiVerb(),
 	)
 	return root
@@ -235,6 +236,12 @@ func (k *call) past(flag, text string) (time.Time, error) {
 		return k.now().Add(-d), nil
 	}
 	return k.moment(flag, text)
+}
+
+// Past reads a date, a time, or a duration back from now, for verbs that are not run by a Console.
+func Past(now time.Time, flag, text string) (time.Time, error) {
+	k := &call{Options: Options{Clock: func() time.Time { return now }}}
+	return k.past(flag, text)
 }
 
 // duration reads a duration such as 8h or 3d.

@@ -598,7 +598,7 @@ func TestNode(t *testing.T) {
 		t.Errorf("status %+v", s)
 	}
 	g.console.o.Health = func() error {
-		return fmt.Errorf("recording failed: %w", &fs.PathError{Op: "write", Path: "/srv/gate/recordings/S-1.rec", Err: errors.New("no space left on device")})
+		return fmt.Errorf("recording failed: %w", &fs.PathError{Op: "write", Path: "/srv/gate/recordings/S-1.trec", Err: errors.New("no space left on device")})
 	}
 	for _, who := range []string{"alice", "admin"} {
 		out := g.must(ExitOK, who, "status")

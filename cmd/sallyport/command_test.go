@@ -23,6 +23,7 @@ import (
 	"sallyport/internal/node"
 	"sallyport/internal/testkit"
 	"sallyport/recorder"
+	"sallyport/recorder/trec"
 )
 
 // command runs the command with words, and returns exit code, output and errors.
@@ -90,6 +91,13 @@ func TestExitCodes(t *testing.T) {
 		{[]string{"export", "x", "--format", "mp4", "--identity", "y"}, 2, "jsonl or raw"},
 		{[]string{"epoch", "new", "../x"}, 2, "no name"},
 		{[]string{"epoch", "new", "Genomics"}, 2, "no name"},
+		{[]string{"epoch", "new", "x"}, 2, "--to"},
+		{[]string{"epoch", "new", "x", "--plain", "--to", "age1x"}, 2, "--to"},
+		{[]string{"epoch", "new", "x", "--replaces", "y/2026Q4"}, 2, "an epoch of x"},
+		{[]string{"epoch", "new", "x", "--quarter", "2026Q4.1"}, 2, "2026Q4.2"},
+		{[]string{"epoch", "rewrap", "x"}, 2, "--to"},
+		{[]string{"epoch", "unseal", "x"}, 2, "--out"},
+		{[]string{"epoch", "shred", "x"}, 2, "--pub"},
 		{[]string{"--version"}, 0, ""},
 		{[]string{"epoch", "new", "x", "--quarter", "autumn"}, 2, "no quarter"},
 		{[]string{"completion", "csh"}, 2, "no shell"},
@@ -130,7 +138,7 @@ func TestCompletionKnowsTheVerbs(t *testing.T) {
 
 func TestEpochNewMakesAPairAndNeverWritesOver(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "keys")
-	words := []string{"epoch", "new", "genomics", "--quarter", "2026Q4", "--out", dir}
+	words := []string{"epoch", "new", "genomics", "--quarter", "2026Q4", "--out", dir, "--plain"}
 	if code, _, told := command(t, "", words...); code != 0 {
 		t.Fatal(told)
 	}
@@ -138,11 +146,11 @@ func TestEpochNewMakesAPairAndNeverWritesOver(t *testing.T) {
 	if info, err := os.Stat(private); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("private file: %v %v", info, err)
 	}
-	keys, err := readEpochKeys(private)
+	keys, err := openEpoch(private, nil)
 	if err != nil || keys.Identity == "" || keys.StrictIdentity == "" {
 		t.Errorf("private file does not open: %v", err)
 	}
-	public, err := readEpochKeys(filepath.Join(dir, "genomics-2026Q4.pub"))
+	public, err := openEpoch(filepath.Join(dir, "genomics-2026Q4.pub"), nil)
 	if err != nil || public != keys.Public() {
 		t.Errorf("public file %+v, %v", public, err)
 	}
@@ -159,7 +167,7 @@ func recorded(t *testing.T) (recording, identity, nodeKey string) {
 
 func recordedAs(t *testing.T, action authz.Action) (recording, identity, nodeKey string) {
 	t.Helper()
-	ctx, dir := t.Context(), t.TempDir()
+	dir := t.TempDir()
 	keys, err := recorder.NewEpochKeys()
 	if err != nil {
 		t.Fatal(err)
@@ -177,24 +185,31 @@ func recordedAs(t *testing.T, action authz.Action) (recording, identity, nodeKey
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := recorder.Open(recorder.Options{Dir: dir, Node: "N-test", Signer: private})
+	meta, err := json.Marshal(recorder.Meta{Session: "S-01TEST", Number: 1, Node: "N-test", Epoch: "p/2026Q4", Start: time.Now(), Action: string(action)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	rec, err := r.Start(ctx, recorder.Meta{Session: "S-01TEST", Number: 1, Node: "N-test", Epoch: "p/2026Q4", Start: time.Now(), Action: string(action)}, keys.Keys())
+	codecs, err := trec.NewCodecs(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := rec.Append(recorder.Frame{Kind: recorder.KindOutput, Data: []byte("hello from the data server\r\n")}); err != nil {
+	var file bytes.Buffer
+	w, err := trec.NewWriter(&file, trec.Options{Session: "S-01TEST", Node: "N-test", Epoch: "p/2026Q4", Start: time.Now(), Meta: meta,
+		Recipients: keys.Recipient, Signer: private, Codecs: codecs})
+	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := rec.Close(ctx, "exited"); err != nil {
+	if _, err := w.Add(trec.Frame{Kind: trec.KindOutput, Time: time.Now(), Data: []byte("hello from the data server\r\n")}); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Close(ctx); err != nil {
+	if _, err := w.Close(time.Now(), "exited"); err != nil {
 		t.Fatal(err)
 	}
-	return r.Path("S-01TEST"), identity, nodeKey
+	recording = filepath.Join(dir, "S-01TEST.trec")
+	if err := os.WriteFile(recording, file.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return recording, identity, nodeKey
 }
 
 func TestPromise4_VerifyReplayAndExportOfflineAndAFlippedByte(t *testing.T) {
@@ -220,13 +235,13 @@ func TestPromise4_VerifyReplayAndExportOfflineAndAFlippedByte(t *testing.T) {
 		t.Errorf("replay without the node's key: %d %s", code, told)
 	}
 
-	bytes, err := os.ReadFile(recording)
+	content, err := os.ReadFile(recording)
 	if err != nil {
 		t.Fatal(err)
 	}
-	bytes[len(bytes)/2] ^= 1
-	flipped := filepath.Join(t.TempDir(), "S-01TEST.rec")
-	if err := os.WriteFile(flipped, bytes, 0o600); err != nil {
+	content[len(content)/2] ^= 1
+	flipped := filepath.Join(t.TempDir(), "S-01TEST.trec")
+	if err := os.WriteFile(flipped, content, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if code, out, _ := command(t, "", "verify", flipped, "--key", key); code != 1 || !strings.Contains(out, "NOT INTACT") {
@@ -257,7 +272,7 @@ func TestAnotherProjectsKeyIsTold(t *testing.T) {
 	_, other, _ := recorded(t)
 	program, _ := fakeSSH(t, recording, "0")
 	code, _, told := command(t, "", "export", "12", "--gate", "rosa@gate", "--ssh", "'"+program+"'", "--reason", "monthly review", "--identity", other, "--key", key)
-	if want := "the recording 12 is sealed to the key of p/2026Q4, which the given identity does not open"; code != 1 || !strings.Contains(told, want) || strings.Contains(told, "fetched.rec") {
+	if want := "the recording 12 is sealed to the key of p/2026Q4, which the given identity does not open"; code != 1 || !strings.Contains(told, want) || strings.Contains(told, "fetched.trec") {
 		t.Errorf("%d %s, want %q", code, told, want)
 	}
 }

@@ -47,7 +47,7 @@ func (f *source) open(ctx context.Context, o *settings, s streams, word string) 
 		return "", nothing, err
 	}
 	cleanup = func() { _ = os.RemoveAll(dir) } // sealed, and in a folder of our own
-	file, err := os.OpenFile(filepath.Join(dir, "fetched.rec"), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	file, err := os.OpenFile(filepath.Join(dir, "fetched.trec"), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {
 		cleanup()
 		return "", nothing, err

@@ -5,9 +5,9 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -18,33 +18,44 @@ import (
 	"sallyport/authz"
 	"sallyport/bastion/console"
 	"sallyport/internal/config"
-	"sallyport/recorder"
+	"sallyport/recorder/trec"
 	"sallyport/replay"
 )
 
 // opening is what opens a recording on the auditor's machine.
-type opening struct{ identity, strict, key string }
+type opening struct {
+	identity, strict, key string
+	own                   own
+}
 
 func (f *opening) register(c *cobra.Command) {
-	c.Flags().StringVar(&f.identity, "identity", "", "the private half from 'epoch new', a `FILE` (required)")
+	c.Flags().StringVar(&f.identity, "identity", "", "the epoch's key from 'epoch new', a `FILE` (required)")
 	c.Flags().StringVar(&f.strict, "strict-identity", "", "the strict identity, a `FILE`, should it be kept apart")
+	f.own.register(c, "auditor-identity")
 	c.Flags().StringVar(&f.key, "key", "", "the node's public key, a `FILE`, to verify with; else that of the configuration")
 }
 
 // keys reads what opens and verifies. The node's key is nil when none is known.
-func (f *opening) keys(o *settings) (replay.Keys, error) {
+func (f *opening) keys(ctx context.Context, o *settings, s streams) (replay.Keys, error) {
 	if f.identity == "" {
 		return replay.Keys{}, console.Usagef("--identity FILE is required: recordings are sealed")
 	}
-	keys, err := readEpochKeys(f.identity)
+	own, err := f.own.identities(ctx, s)
 	if err != nil {
 		return replay.Keys{}, err
+	}
+	keys, err := openEpoch(f.identity, own)
+	if err != nil {
+		return replay.Keys{}, err
+	}
+	if keys.Identity == "" && keys.StrictIdentity != "" {
+		return replay.Keys{}, console.Usagef("%s is the strict key alone; give it with --strict-identity, and the other one with --identity", f.identity)
 	}
 	if keys.Identity == "" {
 		return replay.Keys{}, fmt.Errorf("%s holds no private key; it is the public half", f.identity)
 	}
 	if f.strict != "" {
-		apart, err := readEpochKeys(f.strict)
+		apart, err := openEpoch(f.strict, own)
 		if err != nil {
 			return replay.Keys{}, err
 		}
@@ -55,18 +66,6 @@ func (f *opening) keys(o *settings) (replay.Keys, error) {
 		return replay.Keys{}, err
 	}
 	return replay.KeysOf(keys, node)
-}
-
-func readEpochKeys(path string) (recorder.EpochKeys, error) {
-	text, err := readSmallFile(path)
-	if err != nil {
-		return recorder.EpochKeys{}, err
-	}
-	keys, err := recorder.ParseEpochKeys(text)
-	if err != nil {
-		return recorder.EpochKeys{}, fmt.Errorf("%s: %w", path, err)
-	}
-	return keys, nil
 }
 
 // nodeKey reads the node's public key: the file that was named, or the one
@@ -104,7 +103,7 @@ func nodeKey(o *settings, path string) (ed25519.PublicKey, error) {
 
 // prepare finds, fetches and verifies a recording, and returns its path and what opens it.
 func prepare(ctx context.Context, o *settings, s streams, from *source, with *opening, word string) (path string, keys replay.Keys, cleanup func(), err error) {
-	if keys, err = with.keys(o); err != nil {
+	if keys, err = with.keys(ctx, o, s); err != nil {
 		return "", keys, nil, err
 	}
 	if path, cleanup, err = from.open(ctx, o, s, word); err != nil {
@@ -126,14 +125,14 @@ func prepare(ctx context.Context, o *settings, s streams, from *source, with *op
 	return path, keys, cleanup, nil
 }
 
-// verifyFile verifies one file, whatever its name.
-func verifyFile(path string, key ed25519.PublicKey) (replay.Report, error) {
+// verifyFile verifies one recording, whatever the name of its file.
+func verifyFile(path string, key ed25519.PublicKey) (trec.Report, error) {
 	file, err := os.Open(path)
 	if err != nil {
-		return replay.Report{}, err
+		return trec.Report{}, err
 	}
 	defer file.Close()
-	return replay.VerifyReader(file, filepath.Base(path), key, nil)
+	return trec.Verify(file, key, nil)
 }
 
 // formatNames are replay.Formats as a person reads them.
@@ -141,9 +140,9 @@ const formatNames = "asciicast, asciicast-v2, text, jsonl or raw"
 
 // openRecording opens a recording, and tells a wrong key from other faults by what was asked for: the
 // path may be that of a fetched copy.
-func openRecording(path string, keys replay.Keys, word string) (*replay.Reader, error) {
-	r, err := replay.OpenFile(path, keys)
-	if !errors.Is(err, recorder.ErrSealed) {
+func openRecording(path string, keys replay.Keys, word string) (*replay.File, error) {
+	r, err := replay.OpenPath(path, keys)
+	if !errors.Is(err, trec.ErrSealed) {
 		return r, err
 	}
 	sealed := "another key"
@@ -154,7 +153,7 @@ func openRecording(path string, keys replay.Keys, word string) (*replay.Reader, 
 }
 
 // watchable refuses what nobody can watch or read: the bytes of a file transfer.
-func watchable(r *replay.Reader, word string) error {
+func watchable(r *replay.File, word string) error {
 	if r.Meta().Action != string(authz.ActionSFTP) {
 		return nil
 	}
@@ -180,17 +179,15 @@ change the speed, q ends.`,
 				return err
 			}
 			defer cleanup()
-			r, err := openRecording(path, keys, args[0])
+			file, err := openRecording(path, keys, args[0])
 			if err != nil {
 				return err
 			}
-			if err := errors.Join(watchable(r, args[0]), r.Close()); err != nil {
+			defer file.Close()
+			if err := watchable(file, args[0]); err != nil {
 				return err
 			}
-			player := replay.Player{
-				Open: func() (*replay.Reader, error) { return replay.OpenFile(path, keys) },
-				Out:  s.out, Speed: speed, At: at, Idle: idle,
-			}
+			player := replay.Player{File: file, Out: s.out, Speed: speed, At: at, Idle: idle}
 			if !onTerminal(s.out) {
 				return player.Play(c.Context())
 			}
@@ -213,7 +210,7 @@ func exportVerb(o *settings, s streams) *cobra.Command {
 		Use:     "export SESSION|FILE",
 		Short:   "Write a session as asciicast, text, JSON lines or raw bytes",
 		Args:    words(1, 1),
-		Example: "  sallyport export 12.rec --format text --identity genomics-2026Q4.key > 12.txt",
+		Example: "  sallyport export 12.trec --format text --identity genomics-2026Q4.key > 12.txt",
 		RunE: func(c *cobra.Command, args []string) error {
 			if !slices.Contains(replay.Formats(), replay.Format(format)) {
 				return console.Usagef("--format %q is no format; it is %s", format, formatNames)
@@ -226,26 +223,25 @@ func exportVerb(o *settings, s streams) *cobra.Command {
 				return err
 			}
 			defer cleanup()
-			r, err := openRecording(path, keys, args[0])
+			file, err := openRecording(path, keys, args[0])
 			if err != nil {
 				return err
 			}
-			defer r.Close()
+			defer file.Close()
 			if f := replay.Format(format); f != replay.FormatJSONLines && f != replay.FormatRaw {
-				if err := watchable(r, args[0]); err != nil {
+				if err := watchable(file, args[0]); err != nil {
 					return err
 				}
+			}
+			r, err := file.Frames()
+			if err != nil {
+				return err
 			}
 			result, err := replay.Export(s.out, r, replay.ExportOptions{Format: replay.Format(format), Input: input})
 			if err != nil {
 				return err
 			}
-			if result.Ending != replay.EndingComplete {
-				fmt.Fprintf(s.err, "sallyport: the recording is %s\n", result.Ending)
-			}
-			if input && result.Sealed > 0 {
-				fmt.Fprintf(s.err, "sallyport: %d typed frames stay sealed; they need the strict identity\n", result.Sealed)
-			}
+			tellExport(s.err, result, input)
 			return nil
 		},
 	}
@@ -254,4 +250,20 @@ func exportVerb(o *settings, s streams) *cobra.Command {
 	c.Flags().StringVar(&format, "format", string(replay.FormatAsciicast), formatNames)
 	c.Flags().BoolVar(&input, "input", false, "also what the person sent")
 	return c
+}
+
+// tellExport says what an export could not hold.
+func tellExport(w io.Writer, result replay.ExportResult, input bool) {
+	if result.Ending != replay.EndingComplete {
+		fmt.Fprintf(w, "sallyport: the recording is %s\n", result.Ending)
+	}
+	if input && result.Sealed > 0 {
+		fmt.Fprintf(w, "sallyport: %d typed frames stay sealed; they need the strict identity\n", result.Sealed)
+	}
+	if result.Replaced > 0 {
+		fmt.Fprintf(w, "sallyport: %d bytes that are not UTF-8 stand as U+FFFD; `--format jsonl` has them\n", result.Replaced)
+	}
+	if result.LeftOut > 0 {
+		fmt.Fprintf(w, "sallyport: %d rows that filled whole screens with a few bytes are left out; `--format jsonl` has what was sent\n", result.LeftOut)
+	}
 }

@@ -25,16 +25,18 @@ Set up and run a node:
   sallyport completion bash                        or zsh, or fish
 
 For auditors, on their own machine:
-  sallyport epoch new PROJECT --out DIR     the keys that open recordings
+  sallyport epoch new PROJECT --to FILE     the keys that open recordings
   sallyport replay SESSION --gate USER@GATE --identity FILE --reason TEXT
   sallyport export FILE --format asciicast
+  sallyport index add SESSION|FILE …        what was shown, to be searched on this machine
+  sallyport search --local WORDS
   sallyport verify PATH --key FILE
 
 Through the node's socket, and the same as ` + "`ssh gate VERB`" + `:
   user, key, factor, training, terms        people
   project, server, member, access           who may go where, and why not
   request                                   what waits for approval
-  session, event, ledger, epoch, ca         what happened, and proof
+  session, search, event, ledger, epoch, ca what happened, and proof
   status, whoami
 
 Every verb takes --json and --help. Exit codes: 0 ok, 1 failed, 2 usage,
@@ -56,13 +58,16 @@ func newRoot(args []string, s streams) *cobra.Command {
 	if v, _, err := root.Find([]string{"version"}); err == nil {
 		root.RemoveCommand(v)
 	}
-	if epoch, _, err := root.Find([]string{"epoch"}); err == nil {
-		epoch.AddCommand(epochNewVerb(s))
+	if search, _, err := root.Find([]string{"search"}); err == nil {
+		searchLocally(search, s)
 	}
 	if noun, _, err := root.Find([]string{"ledger"}); err == nil {
 		ledgerVerbs(noun, settings, s)
 	}
-	root.AddCommand(initVerb(s), serveVerb(settings, s), recoverVerb(settings, s), demoVerb(s), witnessVerb(s),
+	if epoch, _, err := root.Find([]string{"epoch"}); err == nil {
+		epoch.AddCommand(epochVerbs(s)...)
+	}
+	root.AddCommand(initVerb(s), serveVerb(settings, s), recoverVerb(settings, s), demoVerb(s), witnessVerb(s), indexNoun(settings, s),
 		replayVerb(settings, s), exportVerb(settings, s), verifyVerb(settings, s), versionVerb(s), completionVerb(s))
 	return root
 }

@@ -84,6 +84,7 @@ type Node struct {
 	database *database.DB
 	registry *prometheus.Registry
 	vouching *vouching // who on other hosts sees the ledger
+	epochs   *prometheus.GaugeVec
 
 	ssh     net.Listener
 	local   *net.UnixListener
@@ -216,6 +217,7 @@ func (n *Node) assemble(k *keys) error {
 		Authority: n.Authority, Recorder: n.Recorder, Ledger: n.Ledger,
 		Node: n.ID, Name: c.Name, Port: port, Version: o.Version,
 		UserCA: n.UserCA, HostCA: n.HostCA, NodeKey: n.NodeKey,
+		Follow: n.follow,
 		// The front door is made below and asks the console; it is set before anyone is served.
 		Health: n.health,
 		Clock:  o.Clock,

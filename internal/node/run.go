@@ -36,6 +36,7 @@ func (n *Node) Run(ctx context.Context) error {
 	background.Go(func() { n.serveHTTP(late) })
 	background.Go(func() { n.tidy(late) })
 	background.Go(func() { n.vouching.run(late) })
+	background.Go(func() { n.watchEpochs(late) })
 	background.Go(func() { n.stopWhenUnrecorded(ctx, stop) })
 	for _, serve := range []func() error{
 		func() error { return n.Server.Serve(ctx, n.ssh) },
@@ -145,7 +146,8 @@ func newRegistry(n *Node, version string) *prometheus.Registry {
 	ledger := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "sallyport_ledger_sequence", Help: "Number of the last durable entry of the ledger.",
 	}, func() float64 { return float64(n.Ledger.Last()) })
-	r.MustRegister(build, ledger, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	n.epochs = epochGauge()
+	r.MustRegister(build, ledger, n.epochs, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return r
 }
 

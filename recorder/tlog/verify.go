@@ -27,6 +27,10 @@ type VerifyOptions struct {
 	// cosigned, or a receipt holds; their signatures have been verified.
 	Known    []Checkpoint
 	Progress func(done, total int64) // entries; may be nil
+	// Visit, if not nil, sees each entry in order, those behind the published
+	// checkpoint too. What it saw counts only if the report is OK: an entry is
+	// handed over before the root is known. The bytes are valid until it returns.
+	Visit func(index int64, entry []byte)
 
 	fs fileSystem
 }
@@ -38,6 +42,8 @@ type Problem struct {
 	Entry   int64  `json:"entry"` // -1 when it is not about one entry
 	What    string `json:"what"`
 	Meaning string `json:"meaning"`
+	// Known is set when the log contradicts a checkpoint that was seen before.
+	Known bool `json:"known,omitempty"`
 }
 
 func (p Problem) String() string {
@@ -130,7 +136,7 @@ func Verify(ctx context.Context, o VerifyOptions) (*Report, error) {
 		}
 	}
 	for _, c := range v.known {
-		v.report.add(Problem{Path: CheckpointFile, Byte: -1, Entry: v.tree.size,
+		v.report.add(Problem{Path: CheckpointFile, Byte: -1, Entry: v.tree.size, Known: true,
 			What:    fmt.Sprintf("the log has %d entries, a known checkpoint covers %d", v.tree.size, c.Size),
 			Meaning: "Entries were cut off, or an old copy of the log was put in its place."})
 	}
@@ -201,6 +207,9 @@ func (v *checker) entry(index int64, entry []byte, place Problem, tile []byte, t
 	v.tree.add(h, v.made)
 	v.reach()
 	v.body(index, entry)
+	if v.o.Visit != nil {
+		v.o.Visit(index, entry)
+	}
 }
 
 // made compares the hashes of level 1 and above with their tiles.
@@ -248,7 +257,7 @@ func (v *checker) reach() {
 			v.report.Known++
 			continue
 		}
-		v.report.add(Problem{Path: CheckpointFile, Byte: -1, Entry: -1,
+		v.report.add(Problem{Path: CheckpointFile, Byte: -1, Entry: -1, Known: true,
 			What:    fmt.Sprintf("the first %d entries do not have the root of a known checkpoint of that size", c.Size),
 			Meaning: "The log was rewritten after that checkpoint was seen: at least one entry before that size was changed, dropped, added or moved, and the log signed again."})
 	}
@@ -396,6 +405,9 @@ func (v *checker) batch(raw []byte, last *[]byte) error {
 	for i := range b.entries {
 		v.tree.add(LeafHash(b.entries[i].Leaf), func(node) {})
 		v.reach()
+		if v.o.Visit != nil {
+			v.o.Visit(b.first+int64(i), b.entries[i].Leaf)
+		}
 	}
 	c, err := checkpointOf(b.note)
 	if err != nil {

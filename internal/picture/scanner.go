@@ -1,10 +1,6 @@
-package replay
+package picture
 
 import "unicode/utf8"
-
-// Control sequences (ECMA-48, and what xterm adds): a small scanner that
-// splits a byte stream into text, control characters and sequences. It keeps
-// its place between calls, so that a sequence cut in two is still one.
 
 type scanState byte
 
@@ -20,19 +16,24 @@ const (
 // sequence that any terminal has.
 const maxSequence = 256
 
-// scanner calls out for what it finds. Strings (OSC and its like) are never
+// Scanner splits a stream of bytes into text, control characters and control
+// sequences (ECMA-48, and what xterm adds). It keeps its place between calls, so
+// that a sequence cut in two is still one. Strings (OSC and its like) are never
 // handed on: they set titles, clipboards and colours, or ask for answers.
-type scanner struct {
+//
+// Its functions must be set before the first Write.
+type Scanner struct {
 	state    scanState
 	sequence []byte // ESC … as far as it was read
 	tail     []byte // start of a UTF-8 character that is not whole yet
 	long     bool
-	onText   func(r rune, raw []byte) // printable; U+FFFD for each invalid byte
-	onC0     func(c byte)             // control character other than ESC
-	onEscape func(sequence []byte)    // ESC x or CSI … x, whole
+	Text     func(r rune)          // printable; U+FFFD for each invalid byte
+	Control  func(c byte)          // control character other than ESC
+	Sequence func(sequence []byte) // ESC x or CSI … x, whole; valid during the call
 }
 
-func (s *scanner) write(data []byte) {
+// Write scans what follows what was written before.
+func (s *Scanner) Write(data []byte) {
 	if len(s.tail) > 0 {
 		data = append(s.tail, data...)
 		s.tail = nil
@@ -43,20 +44,20 @@ func (s *scanner) write(data []byte) {
 			s.tail = append([]byte(nil), data...)
 			return
 		}
-		s.step(r, data[:size])
+		s.step(r)
 		data = data[size:]
 	}
 }
 
-// finish hands on a character that never became whole.
-func (s *scanner) finish() {
-	for _, c := range s.tail {
-		s.step(utf8.RuneError, []byte{c})
+// Finish hands on a character that never became whole.
+func (s *Scanner) Finish() {
+	for range s.tail {
+		s.step(utf8.RuneError)
 	}
 	s.tail = nil
 }
 
-func (s *scanner) step(r rune, raw []byte) {
+func (s *Scanner) step(r rune) {
 	switch {
 	case s.state == text || s.state == textEscape:
 		s.inText(r)
@@ -65,12 +66,12 @@ func (s *scanner) step(r rune, raw []byte) {
 	case r == 0x18 || r == 0x1a: // CAN and SUB end a sequence
 		s.state = ground
 	case r < 0x20 || r == 0x7f: // acted upon even inside a sequence
-		s.onC0(byte(r))
+		s.Control(byte(r))
 	case r >= 0x80 && r < 0xa0:
 		s.c1(r)
 	case r >= 0x80: // no part of a sequence
 		s.state = ground
-		s.onText(r, raw)
+		s.Text(r)
 	case s.state == escape:
 		s.afterEscape(r)
 	case s.state == control:
@@ -79,11 +80,11 @@ func (s *scanner) step(r rune, raw []byte) {
 			s.emit()
 		}
 	default:
-		s.onText(r, raw)
+		s.Text(r)
 	}
 }
 
-func (s *scanner) begin(state scanState) {
+func (s *Scanner) begin(state scanState) {
 	s.state, s.long = state, false
 	s.sequence = append(s.sequence[:0], 0x1b)
 	if state == control {
@@ -91,7 +92,7 @@ func (s *scanner) begin(state scanState) {
 	}
 }
 
-func (s *scanner) keep(c byte) {
+func (s *Scanner) keep(c byte) {
 	if len(s.sequence) >= maxSequence {
 		s.long = true
 		return
@@ -99,14 +100,14 @@ func (s *scanner) keep(c byte) {
 	s.sequence = append(s.sequence, c)
 }
 
-func (s *scanner) emit() {
+func (s *Scanner) emit() {
 	s.state = ground
 	if !s.long {
-		s.onEscape(s.sequence)
+		s.Sequence(s.sequence)
 	}
 }
 
-func (s *scanner) afterEscape(r rune) {
+func (s *Scanner) afterEscape(r rune) {
 	if r >= 0x80 {
 		s.state = ground
 		return
@@ -124,7 +125,7 @@ func (s *scanner) afterEscape(r rune) {
 }
 
 // c1 takes the one-character forms (U+009B for CSI) as their ESC forms.
-func (s *scanner) c1(r rune) {
+func (s *Scanner) c1(r rune) {
 	switch r {
 	case 0x9b:
 		s.begin(control)
@@ -135,7 +136,7 @@ func (s *scanner) c1(r rune) {
 	}
 }
 
-func (s *scanner) inText(r rune) {
+func (s *Scanner) inText(r rune) {
 	switch {
 	case r == 0x07 || r == 0x9c || r == 0x18 || r == 0x1a:
 		s.state = ground

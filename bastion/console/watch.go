@@ -1,0 +1,175 @@
+package console
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"sallyport/authz"
+	"sallyport/internal/picture"
+	"sallyport/recorder"
+	"sallyport/recorder/trec"
+)
+
+// View is a live view of one session, out of the node's memory. It shows what is
+// durable in the recording, never what was typed.
+type View struct {
+	// Columns and Rows are the size of the session's window, and Snapshot is
+	// terminal output that draws what it shows now; empty without a terminal.
+	Columns, Rows int
+	Snapshot      []byte
+	// Next waits for the next frame; io.EOF after the session's last.
+	Next  func(context.Context) (trec.Entry, error)
+	Close func()
+}
+
+func (k *call) sessionWatch() *cobra.Command {
+	var reason string
+	c := reasonFlag(verb("watch SESSION", "Look on while a session runs; q or Ctrl-C ends it", func(c *cobra.Command, args []string) error {
+		if k.json {
+			return Usagef("a live session is no JSON; leave --json out")
+		}
+		s, err := k.findSession(c, args[0])
+		if err != nil {
+			return err
+		}
+		if s.Result != "" {
+			return fmt.Errorf("session %s has ended; `sallyport replay` plays its recording", s.ID)
+		}
+		if s.Action == authz.ActionSFTP {
+			return fmt.Errorf("session %s moves files by sftp, which nobody can watch", s.ID)
+		}
+		if s, err = k.Authority.WatchSession(c.Context(), k.by(), s.ID, reason); err != nil {
+			return err
+		}
+		return k.watch(c.Context(), s)
+	}), &reason)
+	c.Example = "  ssh -t gate session watch 12 --reason '\"first day of a new account\"'"
+	return c
+}
+
+// watch shows a session until it ends, the watcher has enough, or has gone.
+func (k *call) watch(ctx context.Context, s authz.Session) error {
+	if k.Follow == nil {
+		return errors.New("this node gives no live view")
+	}
+	view, err := k.Follow(s.ID)
+	if err != nil {
+		return fmt.Errorf("session %s cannot be watched on this node: %w", s.ID, err)
+	}
+	defer view.Close()
+	ctx, enough := context.WithCancel(ctx)
+	defer enough()
+	k.endByKey(enough)
+	title := fmt.Sprintf("session %s of %s at %s/%s, live", s.ID, s.User, s.Project, s.Server)
+	fmt.Fprintf(k.verb.Stderr, "sallyport: %s; q or Ctrl-C ends the watching\n", title)
+	out := &livePicture{k: k, terminal: len(view.Snapshot) > 0, title: title}
+	err = out.show(ctx, view)
+	if k.verb.Term && out.terminal {
+		if _, writeErr := io.WriteString(k.out, picture.Leave+picture.Title("")); writeErr != nil {
+			return nil // nobody is there any more
+		}
+	}
+	switch {
+	case errors.Is(err, io.EOF):
+		fmt.Fprintf(k.verb.Stderr, "sallyport: session %s has ended\n", s.ID)
+		return nil
+	case ctx.Err() != nil:
+		return nil
+	}
+	return err
+}
+
+// endByKey ends the watching by q or Ctrl-C, which a terminal sends as a byte.
+func (k *call) endByKey(enough func()) {
+	if k.verb.Stdin == nil || !k.verb.Term {
+		return
+	}
+	go func() { // ends with the channel at the latest, which ends with the verb
+		buffer := make([]byte, 16)
+		for {
+			n, err := k.verb.Stdin.Read(buffer)
+			for _, c := range buffer[:n] {
+				if c == 'q' || c == 3 {
+					enough()
+					return
+				}
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+}
+
+// sizeNote says that the picture will not fit; empty when it does.
+func (k *call) sizeNote(columns, rows int) string {
+	if columns == 0 || k.verb.Columns >= columns && k.verb.Rows >= rows {
+		return ""
+	}
+	return fmt.Sprintf("the session has a window of %d columns and %d rows, yours has %d and %d: the picture may be torn",
+		columns, rows, k.verb.Columns, k.verb.Rows)
+}
+
+// livePicture draws a live session.
+type livePicture struct {
+	k        *call
+	terminal bool   // the session has one
+	title    string // of the watcher's window
+}
+
+func (p *livePicture) show(ctx context.Context, view View) error {
+	out := picture.New(p.k.out, !p.terminal)
+	if p.terminal {
+		if err := p.begin(view); err != nil {
+			return err
+		}
+		if _, err := out.Write(view.Snapshot); err != nil {
+			return err
+		}
+	}
+	for {
+		e, err := view.Next(ctx)
+		if err != nil {
+			return err
+		}
+		switch e.Kind {
+		case trec.KindOutput, trec.KindStderr, trec.KindGate:
+			_, err = out.Write(e.Data)
+		case trec.KindResize:
+			err = p.resized(e.Data)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// begin clears the watcher's terminal. The title says what is watched, since
+// the picture takes all the rest.
+func (p *livePicture) begin(view View) error {
+	text := picture.Clear
+	if p.k.verb.Term {
+		text += picture.Title(p.title)
+		if note := p.k.sizeNote(view.Columns, view.Rows); note != "" {
+			fmt.Fprintf(p.k.verb.Stderr, "sallyport: %s\n", note)
+			text += picture.Title(p.title + "; " + note)
+		}
+	}
+	_, err := io.WriteString(p.k.out, text)
+	return err
+}
+
+// resized tells the new size in the title of the watcher's window, which
+// leaves the picture alone.
+func (p *livePicture) resized(data []byte) error {
+	w, err := recorder.DecodeResize(data)
+	if err != nil || !p.k.verb.Term {
+		return nil
+	}
+	_, err = io.WriteString(p.k.out, picture.Title(fmt.Sprintf("%s; its window has %d columns and %d rows now", p.title, w.Columns, w.Rows)))
+	return err
+}

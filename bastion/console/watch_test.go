@@ -1,0 +1,105 @@
+package console
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"strings"
+	"testing"
+
+	"sallyport/authz"
+	"sallyport/bastion"
+	"sallyport/internal/picture"
+	"sallyport/recorder"
+	"sallyport/recorder/trec"
+)
+
+// liveSession opens a session of alice's shell that nobody closes.
+func (g *gate) liveSession(action authz.Action) authz.Session {
+	g.t.Helper()
+	epoch, err := g.authority.CurrentEpoch(g.t.Context(), "genomics")
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	s, err := g.authority.OpenSession(g.t.Context(), authz.Session{Connection: "C-alice", User: "alice", Project: "genomics", Server: "db1", Account: "alice",
+		Role: authz.RoleResearcher, Action: action, RemoteAddr: "192.0.2.7", Epoch: epoch.ID})
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return s
+}
+
+// fakeView shows frames and then waits, or ends the session.
+type fakeView struct {
+	frames []trec.Entry
+	live   bool // the session goes on
+	closed bool
+}
+
+func (f *fakeView) next(ctx context.Context) (trec.Entry, error) {
+	if len(f.frames) == 0 {
+		if f.live {
+			<-ctx.Done()
+			return trec.Entry{}, ctx.Err()
+		}
+		return trec.Entry{}, io.EOF
+	}
+	e := f.frames[0]
+	f.frames = f.frames[1:]
+	return e, nil
+}
+
+func (f *fakeView) follow(snapshot string) func(string) (View, error) {
+	return func(string) (View, error) {
+		return View{Columns: 100, Rows: 30, Snapshot: []byte(snapshot), Next: f.next, Close: func() { f.closed = true }}, nil
+	}
+}
+
+func TestSessionWatch(t *testing.T) {
+	g := newGate(t)
+	g.project()
+	s := g.liveSession(authz.ActionShell)
+	ended := g.session("alice", "true")
+	transfer := g.liveSession(authz.ActionSFTP)
+	watch := "session watch " + s.ID + " --reason 'first day'"
+	g.must(ExitFailed, "audrey", watch) // no live view here
+	frames := []trec.Entry{{Kind: trec.KindOutput, Data: []byte("next\r\n\x1b[c\x1b]52;c;aGk=\x07")},
+		{Kind: trec.KindResize, Data: recorder.EncodeResize(recorder.Window{Columns: 132, Rows: 50})}, {Kind: trec.KindGate, Data: []byte("last")}}
+	view := &fakeView{frames: frames}
+	g.console.o.Follow = view.follow("\x1b[8;30;100tnow ")
+	g.must(ExitDenied, "mei", watch)
+	g.must(ExitUsage, "audrey", "session watch "+s.ID)
+	g.must(ExitUsage, "audrey", watch+" --json")
+	g.must(ExitFailed, "audrey", "session watch "+ended.ID+" --reason 'first day'")
+	g.must(ExitFailed, "audrey", "session watch "+transfer.ID+" --reason 'first day'")
+	if view.closed {
+		t.Error("somebody looked on")
+	}
+	a := g.call("audrey", watch, "")
+	if a.code != ExitOK || a.out != picture.Clear+"now next\r\nlast" || !strings.Contains(a.errOut, "live") || !strings.Contains(a.errOut, "has ended") || !view.closed {
+		t.Errorf("%+v", a)
+	}
+	var events []authz.Event
+	g.json(ExitOK, "audrey", "event ls --op recording.watch", &events)
+	if len(events) != 3 || events[0].Session != s.ID || events[0].UserID != "audrey" {
+		t.Errorf("events %+v", events)
+	}
+}
+
+// TestSessionWatchEndsByKey watches a session that goes on, in a smaller terminal.
+func TestSessionWatchEndsByKey(t *testing.T) {
+	g := newGate(t)
+	g.project()
+	s := g.liveSession(authz.ActionShell)
+	for _, key := range []string{"q", "\x03"} {
+		view := &fakeView{live: true}
+		g.console.o.Follow = view.follow("now")
+		id := g.identity("audrey")
+		var out, errOut bytes.Buffer
+		code := g.console.Run(t.Context(), bastion.Verb{Identity: id, Actor: id.Actor(), Args: []string{"session", "watch", s.ID, "--reason", "first day"},
+			Stdin: strings.NewReader("xyz" + key), Stdout: &out, Stderr: &errOut, Columns: 80, Rows: 24, Term: true})
+		if code != ExitOK || !strings.HasSuffix(out.String(), "now"+picture.Leave+picture.Title("")) || !strings.Contains(errOut.String(), "100 columns and 30 rows, yours has 80 and 24") || !view.closed {
+			t.Errorf("%q: exit code %d, %q, %q", key, code, out.String(), errOut.String())
+		}
+	}
+}

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
@@ -41,18 +39,16 @@ type Rebuilt struct {
 // rebuildBatch is how many events are one transaction: few enough for its time limit.
 const rebuildBatch = 500
 
-// Rebuild makes a node's rows in the tables that only repeat what happened (events, sessions, and what
-// derive fills) again from the texts of the ledger's events, in the order of the ledger. A nil text is one that was
+// Rebuild makes a node's rows in the tables that only repeat what happened (events, sessions,
+// commands, transfers, search entries) again from the texts of the ledger's events, in the order of the ledger. A nil text is one that was
 // destroyed. The database may be empty or in use by other nodes, but not by this one. Secrets,
 // people, projects and requests are left alone: where a session names a person or a project that the
 // database has not, it gets a row that cannot be used, frozen and closed.
 //
 // It fails without changing anything further when the database tells another event under a
-// sequence than the ledger. Running it again goes on where it stopped. derive, which may be nil,
-// is called for each event, also for those that are there, in the transaction of its row.
-func Rebuild(ctx context.Context, db *database.DB, node string, texts iter.Seq2[[]byte, error],
-	derive func(tx database.Tx, leaf []byte) error) (Rebuilt, error) {
-	r := rebuild{node: node, db: db, derive: derive}
+// sequence than the ledger. Running it again goes on where it stopped.
+func Rebuild(ctx context.Context, db *database.DB, node string, texts iter.Seq2[[]byte, error]) (Rebuilt, error) {
+	r := rebuild{node: node, db: db}
 	var batch []rebuiltEvent
 	for text, err := range texts {
 		if err != nil {
@@ -88,9 +84,8 @@ type rebuiltEvent struct {
 
 type rebuild struct {
 	Rebuilt
-	node   string
-	db     *database.DB
-	derive func(tx database.Tx, leaf []byte) error
+	node string
+	db   *database.DB
 }
 
 // write brings a run of events into the database in one transaction.
@@ -142,10 +137,7 @@ func (r *rebuild) one(tx database.Tx, e rebuiltEvent, done *Rebuilt) error {
 			return err
 		}
 	}
-	if r.derive == nil {
-		return nil
-	}
-	return r.derive(tx, e.text)
+	return DeriveTables(tx, e.text)
 }
 
 // rebuildSession repeats what an event did to the table of sessions.
@@ -160,12 +152,12 @@ func rebuildSession(tx database.Tx, e Event, done *Rebuilt) error {
 			return err
 		}
 		_, err = tx.Exec(`UPDATE sessions SET ended_at = $1, result = $2, exit_code = $3, bytes_in = $4, bytes_out = $5,
-			head = $6 WHERE id = $7 AND ended_at = 0`, milliseconds(ended), detailText(e, "result"), detailNumber(e, "exit_code"),
-			detailNumber(e, "bytes_in"), detailNumber(e, "bytes_out"), detailText(e, "head"), e.Session)
+			head = $6 WHERE id = $7 AND ended_at = 0`, milliseconds(ended), detail(e, "result"), numberDetail(e, "exit_code"),
+			numberDetail(e, "bytes_in"), numberDetail(e, "bytes_out"), detail(e, "head"), e.Session)
 		return err
 	case "session.kill":
 		_, err := tx.Exec("UPDATE sessions SET killed_at = $1, killed_by = $2, kill_reason = $3 WHERE id = $4",
-			milliseconds(e.Time), e.UserID, detailText(e, "reason"), e.Session)
+			milliseconds(e.Time), e.UserID, detail(e, "reason"), e.Session)
 		return err
 	}
 	return nil
@@ -183,20 +175,16 @@ func reopenSession(tx database.Tx, e Event) error {
 	if remote == "-" {
 		remote = ""
 	}
-	command := []byte(detailText(e, "command"))
-	if exact, err := base64.StdEncoding.DecodeString(detailText(e, "command_base64")); err == nil && len(exact) > 0 {
-		command = exact
-	}
 	pty, _ := e.Details["pty"].(bool)
-	number := detailNumber(e, "number")
+	number := numberDetail(e, "number")
 	_, err = tx.Exec(`INSERT INTO sessions (id, node, number, connection, user_name, project, server, account, role,
 			action, command, pty, remote_addr, request, epoch, started_at, ended_at, result, exit_code, bytes_in,
 			bytes_out, head, killed_at, killed_by, kill_reason)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, 0, '', 0, 0, 0, '', 0, '', '')
 		ON CONFLICT (id) DO NOTHING`,
-		e.Session, e.Node, number, e.Connection, e.UserID, e.Project, detailText(e, "server"), detailText(e, "account"),
-		detailText(e, "role"), detailText(e, "action"), command, pty, remote, detailText(e, "request"),
-		detailText(e, "epoch"), milliseconds(started))
+		e.Session, e.Node, number, e.Connection, e.UserID, e.Project, detail(e, "server"), detail(e, "account"),
+		detail(e, "role"), detail(e, "action"), []byte(commandText(e)), pty, remote, detail(e, "request"),
+		detail(e, "epoch"), milliseconds(started))
 	if err != nil {
 		return err
 	}
@@ -221,19 +209,8 @@ func placeholders(tx database.Tx, e Event) error {
 	return err
 }
 
-func detailText(e Event, name string) string {
-	text, _ := e.Details[name].(string)
-	return text
-}
-
-func detailNumber(e Event, name string) int64 {
-	number, _ := e.Details[name].(json.Number)
-	n, _ := number.Int64() // no number is 0, as in the table
-	return n
-}
-
 func detailTime(e Event, name string) (time.Time, error) {
-	t, err := time.Parse(time.RFC3339Nano, detailText(e, name))
+	t, err := time.Parse(time.RFC3339Nano, detail(e, name))
 	if err != nil {
 		return time.Time{}, fmt.Errorf("%s of %s: %w", name, e.OpType, err)
 	}

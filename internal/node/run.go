@@ -39,7 +39,6 @@ func (n *Node) Run(ctx context.Context) error {
 	background.Go(func() { n.vouching.run(late) })
 	background.Go(func() { n.vault.Run(late) })
 	background.Go(func() { n.watchScrub(late) })
-	background.Go(func() { n.vouching.run(late) })
 	background.Go(func() { n.stopWhenUnrecorded(ctx, stop) })
 	for _, serve := range []func() error{
 		func() error { return n.Server.Serve(ctx, n.ssh) },

@@ -109,6 +109,11 @@ func readLedger(ctx context.Context, files *NodeFiles, wanted map[string]bool, t
 		l.add(about(tlog.CheckpointFile, CodeLedger, err.Error(), true))
 		return l, nil
 	}
+	// With the wrong key nothing else can be checked, what is remembered neither.
+	if _, err := tlog.OpenDirectory(files.Ledger, origin, l.verifier); err != nil {
+		l.add(about(tlog.CheckpointFile, CodeLedger, err.Error()+". Nothing here is vouched for: it is another node's key, or the checkpoint was changed after it was signed", true))
+		return l, nil
+	}
 	known, err := l.known(files)
 	if err != nil {
 		return nil, err

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -183,10 +182,6 @@ func reopenSession(tx database.Tx, e Event) error {
 	if remote == "-" {
 		remote = ""
 	}
-	command := []byte(detailText(e, "command"))
-	if exact, err := base64.StdEncoding.DecodeString(detailText(e, "command_base64")); err == nil && len(exact) > 0 {
-		command = exact
-	}
 	pty, _ := e.Details["pty"].(bool)
 	number := detailNumber(e, "number")
 	_, err = tx.Exec(`INSERT INTO sessions (id, node, number, connection, user_name, project, server, account, role,
@@ -195,7 +190,7 @@ func reopenSession(tx database.Tx, e Event) error {
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, 0, '', 0, 0, 0, '', 0, '', '')
 		ON CONFLICT (id) DO NOTHING`,
 		e.Session, e.Node, number, e.Connection, e.UserID, e.Project, detailText(e, "server"), detailText(e, "account"),
-		detailText(e, "role"), detailText(e, "action"), command, pty, remote, detailText(e, "request"),
+		detailText(e, "role"), detailText(e, "action"), []byte(commandText(e)), pty, remote, detailText(e, "request"),
 		detailText(e, "epoch"), milliseconds(started))
 	if err != nil {
 		return err

@@ -39,6 +39,7 @@ func dump(t *testing.T, db *database.DB) []string {
 	}
 	must(db.Read(t.Context(), func(tx database.Tx) error {
 		for _, query := range []string{"SELECT * FROM events ORDER BY node, sequence", "SELECT * FROM sessions ORDER BY node, number",
+			"SELECT * FROM commands ORDER BY node, sequence", "SELECT * FROM transfers ORDER BY node, sequence", "SELECT * FROM search_entries ORDER BY id",
 			"SELECT id, last_sequence, last_session FROM nodes ORDER BY id"} {
 			found, err := tx.Query(query)
 			must(err)
@@ -92,7 +93,7 @@ func TestRebuildMakesTheSameRows(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
 		busyWorld(t, w)
 		before := dump(t, w.db)
-		for _, lost := range []string{"DELETE FROM sessions", "DELETE FROM events WHERE sequence > 20",
+		for _, lost := range []string{"DELETE FROM sessions", "DELETE FROM commands", "DELETE FROM transfers", "DELETE FROM events WHERE sequence > 20",
 			"UPDATE sessions SET ended_at = 0, result = '' WHERE number = 3"} {
 			w.ok(w.db.Write(t.Context(), func(tx database.Tx) error {
 				if _, err := tx.Exec(lost); err != nil {
@@ -106,7 +107,10 @@ func TestRebuildMakesTheSameRows(t *testing.T) {
 				t.Fatalf("%s: a database that was put back opens: %v", lost, err)
 			}
 			derived := int64(0)
-			done, err := Rebuild(t.Context(), w.db, w.options.Node, w.ledger.texts(), func(database.Tx, []byte) error { derived++; return nil })
+			done, err := Rebuild(t.Context(), w.db, w.options.Node, w.ledger.texts(), func(tx database.Tx, leaf []byte) error {
+				derived++
+				return DeriveTables(tx, leaf)
+			})
 			w.ok(err)
 			if done.Events != w.ledger.Last() || done.Last != done.Events || done.Sessions != 5 || derived < done.Events {
 				t.Errorf("%s: %+v, %d derived", lost, done, derived)
@@ -140,7 +144,7 @@ func TestRebuildIntoAnEmptyDatabase(t *testing.T) {
 			w.ok(err)
 		}
 		db := openDatabase(t, url)
-		_, err := Rebuild(t.Context(), db, w.options.Node, w.ledger.texts(), nil)
+		_, err := Rebuild(t.Context(), db, w.options.Node, w.ledger.texts(), DeriveTables)
 		w.ok(err)
 		if after := dump(t, db); !slices.Equal(before, after) {
 			t.Fatalf("%d rows became %d, or others", len(before), len(after))

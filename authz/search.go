@@ -282,7 +282,7 @@ func (h *Hit) fill(leaf []byte) error {
 	default:
 		h.Text = e.OpType + " " + e.ResourceType + " " + e.ResourceID
 		for _, name := range []string{"query", "reason", "sentence", "command"} {
-			if text := detail(e, name); text != "" {
+			if text := detailText(e, name); text != "" {
 				h.Text += ": " + text
 				break
 			}

@@ -42,7 +42,7 @@ func Rebuild(ctx context.Context, c *config.Config, o Options, progress func(don
 		return done, err
 	}
 	items := ledger.Read(filepath.Join(c.State, "ledger"), verifier, n.Ledger.Keys())
-	done, err = authz.Rebuild(ctx, n.database, n.ID, eventTexts(items, n.Ledger.Size(), progress), nil)
+	done, err = authz.Rebuild(ctx, n.database, n.ID, eventTexts(items, n.Ledger.Size(), progress), authz.DeriveTables)
 	if err != nil {
 		return done, fmt.Errorf("tables from the ledger: %w", err)
 	}

@@ -139,7 +139,8 @@ func TestTestsInDocumentsExist(t *testing.T) {
 // cmd/sallyport is a main package, so its tree cannot be asked from here; its
 // source is.
 var localVerbs = []string{"demo", "init", "serve", "recover", "replay", "export", "verify", "completion", "witness",
-	"epoch new", "epoch identity", "epoch rewrap", "epoch unseal", "epoch shred", "ledger checkpoint", "ledger rebuild"}
+	"epoch new", "epoch identity", "epoch rewrap", "epoch unseal", "epoch shred", "ledger checkpoint", "ledger rebuild",
+	"index add", "index ls", "index rm", "index purge", "search --local"}
 
 // command is a line such as `ssh alice@gate session ls --live` or `sallyport verify FILE`.
 // It ends at a comment, a pipe, or a gap of three blanks.

@@ -62,6 +62,7 @@ bench:
 	scripts/packages.sh bench
 	$(MAKE) --no-print-directory build
 	go run ./scripts/bench -gate bin/sallyport
+	SALLYPORT_FULL=1 go test -count=1 -timeout $(TESTTIME) -v -run ConstantMemory -bench Seek ./replay
 
 # Kills a loaded gate at random points, and lets each system call of its storage fail once.
 faults:

@@ -67,7 +67,7 @@ func (w *work) epoch(id, what string, roles ...SiteRole) (Epoch, error) {
 // DestroyEpoch declares that a person's copies of an epoch's private half are destroyed. Two people
 // must: an auditor declares it first, and the epoch then waits as Epoch.DeclaredBy; another auditor or a security
 // administrator completes it with a declaration of their own, and a factor of their own. From then on the
-// node counts its recordings as destroyed. It is refused before MinRetention has passed since the epoch's
+// node counts its recordings as destroyed. It is refused before Options.Retention has passed since the epoch's
 // last use. statement is what the person wrote and signed, and may be ""; it stands in the ledger.
 func (a *Authority) DestroyEpoch(ctx context.Context, by Actor, id, reason, statement string) (Epoch, error) {
 	var e Epoch
@@ -143,9 +143,9 @@ func (w *work) mayDestroy(e Epoch) error {
 	if used := fromMilliseconds(last); used.After(end) {
 		end = used
 	}
-	if earliest := end.Add(MinRetention); w.now.Before(earliest) {
+	if earliest := end.Add(w.a.kept); w.now.Before(earliest) {
 		return deny("epoch.retention", fmt.Sprintf("Recordings are kept for %d days at least: the epoch %s can be destroyed from %s on.",
-			int(MinRetention/oneDay), e.ID, earliest.Format(time.DateOnly)), "")
+			int(w.a.kept/oneDay), e.ID, earliest.Format(time.DateOnly)), "")
 	}
 	return nil
 }

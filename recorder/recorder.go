@@ -150,6 +150,10 @@ type Options struct {
 	// A slower disk fails the recording; if it is the journal's, all of them.
 	WarnAfter, FailAfter time.Duration
 
+	// Finished hears of each recording once its end is signed and in the ledger.
+	// It must not wait. nil: nobody does.
+	Finished func(session string)
+
 	Clock  func() time.Time // nil: time.Now
 	Random io.Reader        // nil: crypto/rand
 	Log    *slog.Logger     // nil: nothing is logged

@@ -372,6 +372,9 @@ func (s *sealer) close() error {
 	}
 	s.rec.r.unsealed.Add(-s.bytes - s.open)
 	s.rec.finish(Result{Reason: reason, Segments: summary.Facts.Segments, Head: summary.Facts.Root, Index: first + int64(len(leaves)) - 1})
+	if finished := s.rec.r.o.Finished; finished != nil {
+		finished(s.rec.session)
+	}
 	return nil
 }
 

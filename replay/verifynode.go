@@ -137,7 +137,7 @@ type nodeCheck struct {
 	differ []*recordingAt
 }
 
-// youth is how fresh a recording or the checkpoint must be for its node to count as running, and
+// youth is how fresh a recording or the ledger's folder must be for its node to count as running, and
 // pause how long its ledger's directory may be behind what is durable.
 const (
 	youth = 15 * time.Second
@@ -258,7 +258,7 @@ func (c *nodeCheck) young(path string) (size int64) {
 func (c *nodeCheck) readLedger(ctx context.Context, wanted map[string]bool) error {
 	var told int64
 	size := treeBytes(c.files.Ledger)
-	c.young(filepath.Join(c.files.Ledger, tlog.CheckpointFile))
+	c.young(c.files.Ledger)
 	c.bar.expect(size)
 	var err error
 	c.view, err = readLedger(ctx, c.files, wanted, func(done, total int64) {

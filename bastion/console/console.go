@@ -30,6 +30,7 @@ import (
 	"sallyport/bastion"
 	"sallyport/recorder"
 	"sallyport/recorder/ledger"
+	"sallyport/recorder/vault"
 )
 
 // Exit codes of every verb.
@@ -47,7 +48,7 @@ type Options struct {
 	Authority *authz.Authority
 	Recorder  *recorder.Recorder
 	Ledger    *ledger.Ledger
-	// Follow begins a live view of a session; nil: the node has none to give.
+	// Follow begins a live view of a session; nil: that of the Recorder.
 	Follow  func(session string) (View, error)
 	Node    string            // the node's id
 	Name    string            // public name of the gate
@@ -57,7 +58,10 @@ type Options struct {
 	HostCA  ssh.PublicKey     // what people's known_hosts trust; nil when unknown to the node
 	NodeKey ed25519.PublicKey // verifies recordings, ledger and checkpoints
 	Health  func() error      // nil while the node takes sessions
-	Clock   func() time.Time  // nil: time.Now
+	Vault   *vault.Vault      // where finished recordings rest; nil: nothing is known of that
+	// Scrub re-reads all recordings; it is long, and calls progress now and then.
+	Scrub func(ctx context.Context, progress func(vault.Report)) (vault.Report, error)
+	Clock func() time.Time // nil: time.Now
 }
 
 // Console serves the command tree. Safe for concurrent use.
@@ -72,6 +76,9 @@ var _ bastion.Verbs = (*Console)(nil)
 func New(o Options) *Console {
 	if o.Clock == nil {
 		o.Clock = time.Now
+	}
+	if o.Follow == nil {
+		o.Follow = liveView(o.Recorder)
 	}
 	return &Console{o: o, started: o.Clock().UTC()}
 }

@@ -251,7 +251,7 @@ func TestTreeIsComplete(t *testing.T) {
 			}
 		}
 	}
-	for _, v := range []string{"status", "version", "whoami"} {
+	for _, v := range []string{"status", "version", "whoami", "scrub"} {
 		if !slices.Contains(have, v) {
 			t.Errorf("the verb %s is missing", v)
 		}

@@ -24,7 +24,7 @@ every session.
   terms show             the terms of use
 
   user, project, server, member, training, epoch      who and what there is
-  event, ledger, ca, status                           what happened, and proof
+  event, ledger, ca, status, scrub                    what happened, and proof
 
 Every verb takes --json and --help. Exit codes: 0 ok, 1 failed, 2 usage,
 3 denied, 4 not found, 5 waiting for approval. Over ssh, put a text of several
@@ -50,7 +50,7 @@ func (k *call) tree() *cobra.Command {
 		k.projectNoun(), k.serverNoun(), k.memberNoun(),
 		k.accessNoun(), k.requestNoun(), k.sessionNoun(), k.epochNoun(),
 		k.searchVerb(), k.eventNoun(), k.ledgerNoun(), k.caNoun(),
-		k.statusVerb(), k.versionVerb(), k.whoamiVerb(),
+		k.statusVerb(), k.scrubVerb(), k.versionVerb(), k.whoamiVerb(),
 	)
 	return root
 }

@@ -26,6 +26,17 @@ type View struct {
 	Close func()
 }
 
+// liveView is the Recorder's.
+func liveView(r *recorder.Recorder) func(string) (View, error) {
+	return func(session string) (View, error) {
+		f, err := r.Follow(session)
+		if err != nil {
+			return View{}, err
+		}
+		return View{Columns: f.Columns, Rows: f.Rows, Snapshot: f.Snapshot, Next: f.Next, Close: f.Close}, nil
+	}
+}
+
 func (k *call) sessionWatch() *cobra.Command {
 	var reason string
 	c := reasonFlag(verb("watch SESSION", "Look on while a session runs; q or Ctrl-C ends it", func(c *cobra.Command, args []string) error {
@@ -53,9 +64,6 @@ func (k *call) sessionWatch() *cobra.Command {
 
 // watch shows a session until it ends, the watcher has enough, or has gone.
 func (k *call) watch(ctx context.Context, s authz.Session) error {
-	if k.Follow == nil {
-		return errors.New("this node gives no live view")
-	}
 	view, err := k.Follow(s.ID)
 	if err != nil {
 		return fmt.Errorf("session %s cannot be watched on this node: %w", s.ID, err)

@@ -88,7 +88,7 @@ func TestExitCodes(t *testing.T) {
 		{[]string{"verify", "--all", "x"}, 2, "PATH"},
 		{[]string{"verify", "x"}, 2, "public key"},
 		{[]string{"replay", "x"}, 2, "--identity"},
-		{[]string{"export", "x", "--format", "mp4", "--identity", "y"}, 2, "jsonl or raw"},
+		{[]string{"export", "x", "--format", "mp4", "--identity", "y"}, 2, "jsonl, raw or envelope"},
 		{[]string{"epoch", "new", "../x"}, 2, "no name"},
 		{[]string{"epoch", "new", "Genomics"}, 2, "no name"},
 		{[]string{"epoch", "new", "x"}, 2, "--to"},
@@ -444,4 +444,41 @@ func serveAndEnrol(t *testing.T, made node.Made) *testkit.Authenticator {
 		t.Fatal(err)
 	}
 	return device
+}
+
+// TestExportOfTheEnvelope writes what the age command opens, and needs no identity for that.
+func TestExportOfTheEnvelope(t *testing.T) {
+	recording, _, _ := recorded(t)
+	data, err := os.ReadFile(recording)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, envelope, _, err := trec.ReadHeader(bytes.NewReader(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if code, out, told := command(t, "", "export", recording, "--format", "envelope"); code != 0 || out != string(envelope) {
+		t.Errorf("%d, %d bytes: %s", code, len(out), told)
+	}
+	if code, _, told := command(t, "", "export", recording, "--format", "envelope", "--input"); code != 1 || !strings.Contains(told, "no terminal") {
+		t.Errorf("the key for what was typed: %d %s", code, told)
+	}
+}
+
+// TestVerifyHoldsARecordingAgainstALedger says which flags belong together.
+func TestVerifyHoldsARecordingAgainstALedger(t *testing.T) {
+	recording, _, key := recorded(t)
+	for _, c := range []struct {
+		words []string
+		says  string
+	}{
+		{[]string{"--checkpoint", "x"}, "add --ledger"},
+		{[]string{"--receipt", "x"}, "add --ledger"},
+		{[]string{"--write-proof", "x"}, "add --ledger"},
+		{[]string{"--proof", "x", "--ledger", "y"}, "a proof stands alone"},
+	} {
+		if code, _, told := command(t, "", append([]string{"verify", recording, "--key", key}, c.words...)...); code != 2 || !strings.Contains(told, c.says) {
+			t.Errorf("%q: %d %s", c.words, code, told)
+		}
+	}
 }

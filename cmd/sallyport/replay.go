@@ -136,7 +136,7 @@ func verifyFile(path string, key ed25519.PublicKey) (trec.Report, error) {
 }
 
 // formatNames are replay.Formats as a person reads them.
-const formatNames = "asciicast, asciicast-v2, text, jsonl or raw"
+const formatNames = "asciicast, asciicast-v2, text, jsonl, raw or envelope"
 
 // openRecording opens a recording, and tells a wrong key from other faults by what was asked for: the
 // path may be that of a fetched copy.
@@ -212,6 +212,9 @@ func exportVerb(o *settings, s streams) *cobra.Command {
 		Args:    words(1, 1),
 		Example: "  sallyport export 12.trec --format text --identity genomics-2026Q4.key > 12.txt",
 		RunE: func(c *cobra.Command, args []string) error {
+			if format == formatEnvelope {
+				return exportEnvelope(c.Context(), o, s, &from, args[0], input)
+			}
 			if !slices.Contains(replay.Formats(), replay.Format(format)) {
 				return console.Usagef("--format %q is no format; it is %s", format, formatNames)
 			}
@@ -248,7 +251,7 @@ func exportVerb(o *settings, s streams) *cobra.Command {
 	from.register(c)
 	with.register(c)
 	c.Flags().StringVar(&format, "format", string(replay.FormatAsciicast), formatNames)
-	c.Flags().BoolVar(&input, "input", false, "also what the person sent")
+	c.Flags().BoolVar(&input, "input", false, "also what the person sent; with envelope, that of its key")
 	return c
 }
 

@@ -78,6 +78,9 @@ type Recording struct {
 	Journal      string `yaml:"journal"`       // folder of the journal
 	JournalSize  Size   `yaml:"journal_size"`  // of one of its files
 	JournalFiles int    `yaml:"journal_files"` // at most, the reserve among them
+	SecondDir    string `yaml:"second_dir"`    // where finished recordings rest a second time; "" for nowhere
+	MaxBacklog   Size   `yaml:"max_backlog"`   // that may wait to be copied there while sessions start
+	ScrubRate    Size   `yaml:"scrub_rate"`    // a second, that the weekly check reads
 }
 
 // Retention says how long recordings and events are kept.
@@ -179,6 +182,7 @@ func (c *Config) setDefaults(lines map[string]int) {
 	if lines["recording.journal_files"] == 0 {
 		c.Recording.JournalFiles = 32
 	}
+	c.Recording.setSecondDefaults(lines)
 	if lines["retention.days"] == 0 {
 		c.Retention.Days = 400
 	}
@@ -207,6 +211,7 @@ func (c *Config) anchorPaths(dir string) {
 		c.Recording.Journal = filepath.Join(c.State, "journal")
 	}
 	anchor(&c.Recording.Journal)
+	anchor(&c.Recording.SecondDir)
 	switch {
 	case c.Database == "":
 		c.Database = filepath.Join(c.State, "sallyport.db")
@@ -267,6 +272,7 @@ func (c *Config) check(lines map[string]int) []error {
 	}
 	c.checkRecording(fault)
 	c.checkEvidence(fault)
+	c.Recording.checkSecond(fault)
 	c.checkLimits(lines, fault)
 	return faults
 }

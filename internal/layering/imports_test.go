@@ -21,9 +21,9 @@ const module = "sallyport"
 var layers = [][]string{
 	{"configs", "internal/config", "internal/layering", "internal/picture", "internal/screen", "internal/words"},
 	{"internal/database", "recorder/journal", "recorder/tlog", "recorder/trec"},
-	{"recorder/ledger", "recorder/witness"},
+	{"internal/longtape", "recorder/ledger", "recorder/witness"},
 	{"authz", "recorder"},
-	{"recorder/epoch"},
+	{"recorder/epoch", "recorder/vault"},
 	{"replay", "replay/index"},
 	{"bastion/commands", "bastion/sftpguard", "bastion/termguard"},
 	{"bastion"},

@@ -36,6 +36,7 @@ import (
 	"sallyport/recorder"
 	"sallyport/recorder/journal"
 	"sallyport/recorder/ledger"
+	"sallyport/recorder/vault"
 )
 
 // Options are what a node needs besides its configuration. The zero value is
@@ -83,8 +84,10 @@ type Node struct {
 	options  Options
 	database *database.DB
 	registry *prometheus.Registry
-	vouching *vouching // who on other hosts sees the ledger
 	epochs   *prometheus.GaugeVec
+	vouching *vouching // who on other hosts sees the ledger
+	vault    *vault.Vault
+	scrubs   *scrubMetrics
 
 	ssh     net.Listener
 	local   *net.UnixListener
@@ -118,6 +121,9 @@ func (n *Node) open(ctx context.Context) error {
 	if _, err := n.closeCrashed(ctx); err != nil {
 		return err
 	}
+	if err := n.openVault(); err != nil {
+		return err
+	}
 	if err := k.certify(n.config, n.options.Random, n.options.Clock()); err != nil {
 		return err
 	}
@@ -148,6 +154,7 @@ func (n *Node) openStores(ctx context.Context) (*keys, error) {
 	}
 	n.Authority, err = authz.Open(ctx, n.database, authz.Options{
 		Node: n.ID, Clock: o.Clock, Random: o.Random, MasterKey: k.master, Ledger: n.Ledger, Issuer: c.Name,
+		Retention: time.Duration(c.Retention.Days) * 24 * time.Hour,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open authority: %w", err)
@@ -175,7 +182,9 @@ func (n *Node) openRecorder(k *keys) (*recorder.Recorder, error) {
 		Dir: c.Recording.Dir, Node: n.ID, Signer: k.node, MinFree: int64(c.Recording.MinFree),
 		JournalDir: c.Recording.Journal, Mode: mode, JournalSize: int64(c.Recording.JournalSize), JournalFiles: c.Recording.JournalFiles,
 		LedgerDir: filepath.Join(c.State, "ledger"), LedgerKeys: filepath.Join(c.State, "ledger-keys"), Secret: secret,
-		Clock: o.Clock, Random: o.Random, Log: o.Log,
+		// The vault is opened after what a crash left is closed, and before anyone is served.
+		Finished: func(session string) { n.vault.Finished(session) },
+		Clock:    o.Clock, Random: o.Random, Log: o.Log,
 	})
 	if errors.Is(err, syscall.EWOULDBLOCK) {
 		return nil, fmt.Errorf("the journal in %s is in use: the node runs already; stop it first", c.Recording.Journal)
@@ -217,10 +226,10 @@ func (n *Node) assemble(k *keys) error {
 		Authority: n.Authority, Recorder: n.Recorder, Ledger: n.Ledger,
 		Node: n.ID, Name: c.Name, Port: port, Version: o.Version,
 		UserCA: n.UserCA, HostCA: n.HostCA, NodeKey: n.NodeKey,
-		Follow: n.follow,
 		// The front door is made below and asks the console; it is set before anyone is served.
 		Health: n.health,
-		Clock:  o.Clock,
+		Vault:  n.vault, Scrub: n.Scrub,
+		Clock: o.Clock,
 	})
 	n.registry = newRegistry(n, o.Version)
 	var err error
@@ -233,9 +242,14 @@ func (n *Node) assemble(k *keys) error {
 		Name: c.Name, Authority: n.Authority, Recorder: n.Recorder, Verbs: n.Console,
 		HostKeys: k.signers, UserCA: k.userCA, Profile: c.Profile, Limits: limits(c.Limits),
 		Log: o.Log, Metrics: n.registry, Dial: o.Dial, Clock: o.Clock,
-		SourceAddress: strings.Join(c.SourceAddress, ","), Ready: n.vouching.health,
+		SourceAddress: strings.Join(c.SourceAddress, ","), Ready: n.ready,
 	})
 	return err
+}
+
+// ready is nil while sessions may start as far as second copies and witnesses go.
+func (n *Node) ready() error {
+	return errors.Join(n.vault.Ready(), n.vouching.health())
 }
 
 // limits are those of the file; what it does not set is zero, for which the front door has its default.

@@ -61,6 +61,7 @@ var errSuspended = errors.New("the file has no room")
 func (s *sealer) run() {
 	defer close(s.rec.stopped)
 	defer s.rec.r.forget(s.rec)
+	s.commitLeaves(s.leaves, 0, 0)
 	err := s.loop()
 	if err != nil {
 		err = s.rec.fail(err)
@@ -82,6 +83,7 @@ func (s *sealer) loop() error {
 	q := &s.rec.queue
 	for {
 		due := false
+		var request *followRequest
 		select {
 		case <-q.wake:
 		case <-s.timer.C:
@@ -93,13 +95,16 @@ func (s *sealer) loop() error {
 					return err
 				}
 			}
-		case request := <-s.requests:
-			s.follow(request)
+		case q := <-s.requests:
+			request = &q
 		case <-s.rec.done:
 			return nil
 		}
 		frames, urgent, closing := q.take()
 		err := s.takeIn(frames)
+		if request != nil {
+			s.follow(*request) // with all that was appended before it
+		}
 		if err == nil && closing {
 			return s.close()
 		}
@@ -257,19 +262,27 @@ func (s *sealer) commitSoon() error {
 	if err := s.rec.rotate(s.w); err != nil {
 		return err
 	}
-	leaves, sealed, bytes := s.leaves, s.sealed, s.bytes
-	s.leaves, s.sealed, s.bytes = nil, 0, 0
+	s.commitLeaves(s.leaves, s.sealed, s.bytes)
+	s.bytes = 0
+	return nil
+}
+
+// commitLeaves begins a commit of segments that hold the frames up to sealed, or
+// of the header's, which is durable already.
+func (s *sealer) commitLeaves(leaves []ledger.Leaf, sealed Position, bytes int64) {
+	s.leaves, s.sealed = nil, 0
 	done := make(chan error, 1)
 	s.committed = done
 	s.commits.Go(func() { done <- s.commit(leaves, sealed, bytes) })
-	return nil
 }
 
 // commit makes sealed segments durable, tells the ledger, and then gives the
 // journal its room back.
 func (s *sealer) commit(leaves []ledger.Leaf, sealed Position, bytes int64) error {
-	if err := s.sync(); err != nil {
-		return err
+	if sealed > 0 {
+		if err := s.sync(); err != nil {
+			return err
+		}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), releaseTime)
 	defer cancel()

@@ -52,19 +52,19 @@ func (l *Log) integrateLoop() {
 	}
 	for {
 		var reply chan<- error
-		final, calm := false, false
+		final, calm, settle := false, false, false
 		select {
 		case <-tick:
 			calm = true
 		case <-l.kick:
-		case reply = <-l.publish:
-			calm = true
+		case p := <-l.publish:
+			calm, reply, settle = true, p.reply, p.settle
 		case <-l.stop:
 			final = true
 		}
 		err := l.failure()
 		if err == nil {
-			if err = in.integrate(calm, final); err != nil {
+			if err = in.integrate(calm, settle, final); err != nil {
 				err = l.fail(fmt.Errorf("write tiles: %w", err))
 			}
 		}
@@ -93,11 +93,11 @@ func (l *Log) snapshot() *snapshot {
 
 // integrate brings the directory to the committed size. Between two ticks of a
 // busy second it only writes full tiles.
-func (in *integrator) integrate(calm, final bool) error {
+func (in *integrator) integrate(calm, settle, final bool) error {
 	s := in.l.snapshot()
 	if s.size == in.written && !final {
 		// A log that has come to rest must not keep its Durable from forgetting.
-		if time.Since(in.since) >= settleAfter && s.size != in.settled {
+		if (settle || time.Since(in.since) >= settleAfter) && s.size != in.settled {
 			return in.settle(s)
 		}
 		return nil
@@ -122,7 +122,7 @@ func (in *integrator) integrate(calm, final bool) error {
 	}
 	in.l.integrated(s)
 	in.written = s.size
-	late := time.Since(in.since) >= settleAfter && s.size != in.settled
+	late := (settle || time.Since(in.since) >= settleAfter) && s.size != in.settled
 	if in.dirty >= settleTiles || late || final && s.size != in.settled {
 		return in.settle(s)
 	}

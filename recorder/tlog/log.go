@@ -92,13 +92,13 @@ type Log struct {
 	restored int64    // size that tiles were durable for when the log was opened
 	next     frontier // of the committer: the tree with the batch being committed
 
-	wake    chan struct{}     // there may be work for the committer
-	kick    chan struct{}     // there is work for the integrator
-	publish chan chan<- error // Publish calls
-	stop    chan struct{}     // closed by Close when the committer has returned
-	done    sync.WaitGroup    // of both goroutines
-	cache   *tileCache        // full tiles, as read from the disk
-	ended   chan struct{}     // closed with the first failure
+	wake    chan struct{}   // there may be work for the committer
+	kick    chan struct{}   // there is work for the integrator
+	publish chan publishing // Publish and Settle calls
+	stop    chan struct{}   // closed by Close when the committer has returned
+	done    sync.WaitGroup  // of both goroutines
+	cache   *tileCache      // full tiles, as read from the disk
+	ended   chan struct{}   // closed with the first failure
 
 	mu            sync.Mutex // guards what follows
 	queue         []*request
@@ -391,11 +391,23 @@ func (l *Log) Dir() string { return l.o.Dir }
 // Origin is the log's identity.
 func (l *Log) Origin() string { return l.o.Origin }
 
+// publishing is one call of Publish or Settle.
+type publishing struct {
+	reply  chan<- error
+	settle bool
+}
+
 // Publish brings tiles and the checkpoint file up to what is durable now.
-func (l *Log) Publish(ctx context.Context) error {
+func (l *Log) Publish(ctx context.Context) error { return l.bringUp(ctx, false) }
+
+// Settle is Publish, and makes all of it durable, so that Durable forgets: for a
+// journal that needs its room.
+func (l *Log) Settle(ctx context.Context) error { return l.bringUp(ctx, true) }
+
+func (l *Log) bringUp(ctx context.Context, settle bool) error {
 	reply := make(chan error, 1)
 	select {
-	case l.publish <- reply:
+	case l.publish <- publishing{reply, settle}:
 	case <-l.stop:
 		return ErrClosed
 	case <-ctx.Done():

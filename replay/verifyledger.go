@@ -12,8 +12,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"golang.org/x/mod/sumdb/note"
-
 	"sallyport/recorder/ledger"
 	"sallyport/recorder/tlog"
 	"sallyport/recorder/trec"
@@ -54,7 +52,7 @@ func (s *told) finish() {
 // ledgerView is what a ledger tells, and what is wrong with it.
 type ledgerView struct {
 	node     string
-	verifier note.Verifier
+	verifier ledger.Verifier
 	report   *tlog.Report
 	sessions map[string]*told
 	findings []Finding

@@ -27,7 +27,7 @@ PKG      ?= ./...
 # Kills of a loaded gate in make faults.
 RUNS     ?= 1000
 
-.PHONY: build demo test bench check faults fmt fuzz
+.PHONY: build demo test oracle bench check faults fmt fuzz
 
 build:
 	scripts/packages.sh build
@@ -44,7 +44,13 @@ demo:
 test:
 	scripts/packages.sh test
 	$(MAKE) --no-print-directory check
+	$(MAKE) --no-print-directory oracle
 	go test -race -timeout $(TESTTIME) $(PKG)
+
+# Others' programs judge what the recorder writes; a module of its own, because
+# they bring what the product does not want.
+oracle:
+	recorder/tlog/oracle/run
 
 # The rule that imports point downwards is an ordinary test in internal/layering.
 check:

@@ -132,7 +132,11 @@ func (c *nodeCheck) compareOne(a *recordingAt) {
 	}
 	if s == nil || !s.opened {
 		c.retry = true
-		add(CodeExtra, "the ledger does not have this session: the file was added", true)
+		text := "the ledger does not have this session: the file was added"
+		if r.Ending == EndingOpen {
+			text += ", or the node crashed in the second in which the session began and has not started again; then start it, and verify again"
+		}
+		add(CodeExtra, text, true)
 		return
 	}
 	if s.missing || s.damaged != "" {

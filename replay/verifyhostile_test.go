@@ -239,6 +239,12 @@ func TestRemembering(t *testing.T) {
 	if r := old.verify(t, behind); !slices.Equal(alarms(found(r)), []string{replay.CodeCheckpoint}) {
 		t.Errorf("%s", r.Text())
 	}
+	// With another node's key nothing is to be held against anything.
+	foreign := files
+	foreign.Key = newState(t, "N-2").key
+	if r := s.verify(t, foreign); !slices.Equal(alarms(found(r)), []string{replay.CodeLedger, replay.CodeOtherKey}) {
+		t.Errorf("%s", r.Text())
+	}
 	if r := s.verify(t, files); !r.Intact || r.Remembered != int64(len(s.entries)) {
 		t.Errorf("the memory was changed: %s", r.Text())
 	}

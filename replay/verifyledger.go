@@ -52,7 +52,7 @@ func (s *told) finish() {
 // ledgerView is what a ledger tells, and what is wrong with it.
 type ledgerView struct {
 	node     string
-	verifier ledger.Verifier
+	verifier tlog.Verifier
 	report   *tlog.Report
 	sessions map[string]*told
 	findings []Finding
@@ -107,6 +107,11 @@ func readLedger(ctx context.Context, files *NodeFiles, wanted map[string]bool, t
 	l.node = strings.TrimPrefix(origin, ledger.OriginOf(""))
 	if l.verifier, err = tlog.NewVerifier(origin, files.Key); err != nil {
 		l.add(about(tlog.CheckpointFile, CodeLedger, err.Error(), true))
+		return l, nil
+	}
+	// With the wrong key nothing else can be checked, what is remembered neither.
+	if _, err := tlog.OpenDirectory(files.Ledger, origin, l.verifier); err != nil {
+		l.add(about(tlog.CheckpointFile, CodeLedger, err.Error()+". Nothing here is vouched for: it is another node's key, or the checkpoint was changed after it was signed", true))
 		return l, nil
 	}
 	known, err := l.known(files)

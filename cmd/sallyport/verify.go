@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -110,7 +111,7 @@ func (v *verification) run(c *cobra.Command, o *settings, s streams) error {
 	if single && v.ledger == "" {
 		return v.alone(c, s)
 	}
-	files, err := v.files(o, single)
+	files, err := v.files(o, s, single)
 	if err != nil {
 		return err
 	}
@@ -155,7 +156,7 @@ func (v *verification) prove(ctx context.Context, recordings []replay.Report) er
 }
 
 // files gathers what is verified and what it is held against.
-func (v *verification) files(o *settings, single bool) (replay.NodeFiles, error) {
+func (v *verification) files(o *settings, s streams, single bool) (replay.NodeFiles, error) {
 	var files replay.NodeFiles
 	switch folder := v.state; {
 	case single:
@@ -189,11 +190,11 @@ func (v *verification) files(o *settings, single bool) (replay.NodeFiles, error)
 			return files, err
 		}
 	}
-	return files, v.memory(&files)
+	return files, v.memory(&files, s)
 }
 
 // memory is where this person's checkpoints are remembered.
-func (v *verification) memory(files *replay.NodeFiles) error {
+func (v *verification) memory(files *replay.NodeFiles, s streams) error {
 	if v.noRemember {
 		return nil
 	}
@@ -201,7 +202,8 @@ func (v *verification) memory(files *replay.NodeFiles) error {
 	if dir == "" {
 		own, err := os.UserConfigDir()
 		if err != nil {
-			return console.Usagef("there is no folder to remember checkpoints in (%v); give --remember DIR or --no-remember", err)
+			fmt.Fprintf(s.err, "sallyport: nothing is remembered of this ledger, since there is no folder for it (%v); give --remember DIR\n", err)
+			return nil
 		}
 		dir = filepath.Join(own, "sallyport", "checkpoints")
 	}

@@ -86,6 +86,10 @@ func (n *Node) watchScrub(ctx context.Context) {
 
 // Scrub re-reads all finished recordings and tells the ledger what it found.
 func (n *Node) Scrub(ctx context.Context, progress func(vault.Report)) (vault.Report, error) {
+	// The ledger is read as others read it, up to its published checkpoint.
+	if err := n.Ledger.Publish(ctx); err != nil {
+		return vault.Report{}, err
+	}
 	r, err := n.vault.Scrub(ctx, n.finishedRecordings, progress)
 	if errors.Is(err, vault.ErrScrubbing) || ctx.Err() != nil {
 		return r, err

@@ -27,7 +27,6 @@ func TestPromise4_TheNodeCopiesAndScrubsRecordings(t *testing.T) {
 	w.record(s)
 	second := filepath.Join(w.config.Recording.SecondDir, s.ID+vault.Suffix)
 	eventually(t, "copied", func() bool { _, err := os.Stat(second); return err == nil && w.n.vault.Backlog().Files == 0 })
-	w.must(w.n.Ledger.Publish(ctx))
 	r, err := w.n.Scrub(ctx, nil)
 	w.must(err)
 	if !r.Intact() || r.Recordings != 1 || r.Waiting != 0 {

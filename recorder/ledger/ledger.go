@@ -34,9 +34,6 @@ var (
 // SecretSize is the size of Options.Secret, in bytes.
 const SecretSize = 32
 
-// Verifier checks signatures of one key; its name is the origin of the log.
-type Verifier = note.Verifier
-
 // OriginOf is the origin of a node's log, which is also the name of its key.
 func OriginOf(node string) string { return "sallyport/" + node }
 

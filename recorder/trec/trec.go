@@ -20,7 +20,7 @@
 // The package refuses to drop or change a frame, to write a segment number
 // twice, and to keep an opening key: it knows only the public recipients. It
 // decides nothing about time: when to seal is its caller's affair (see Due). It
-// does not sync, name or move files. docs/format-trec.md describes the format
+// does not sync, name or move files. docs/format-recording.md describes the format
 // byte by byte, and a copy of testdata holds its vectors.
 package trec
 

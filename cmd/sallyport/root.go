@@ -61,11 +61,11 @@ func newRoot(args []string, s streams) *cobra.Command {
 	if search, _, err := root.Find([]string{"search"}); err == nil {
 		searchLocally(search, s)
 	}
-	if epoch, _, err := root.Find([]string{"epoch"}); err == nil {
-		epoch.AddCommand(epochVerbs(s)...)
-	}
 	if noun, _, err := root.Find([]string{"ledger"}); err == nil {
 		ledgerVerbs(noun, settings, s)
+	}
+	if epoch, _, err := root.Find([]string{"epoch"}); err == nil {
+		epoch.AddCommand(epochVerbs(s)...)
 	}
 	root.AddCommand(initVerb(s), serveVerb(settings, s), recoverVerb(settings, s), demoVerb(s), witnessVerb(s), indexNoun(settings, s),
 		replayVerb(settings, s), exportVerb(settings, s), verifyVerb(settings, s), versionVerb(s), completionVerb(s))

@@ -2,4 +2,7 @@
 
 package replay
 
-const slowdown = 1
+const (
+	slowdown = 1
+	share    = 20
+)

@@ -67,20 +67,24 @@ func TestStamp(t *testing.T) {
 // TestGoneIsBounded fills and erases the largest screen with a few bytes.
 func TestGoneIsBounded(t *testing.T) {
 	for _, piece := range []string{"\x1b#8\x1b[2J", "\x1b#8\x1bc", "\x1b[?47h\x1b#8\x1b[?47l", "\x1b#8\x1b[500S", "a\x1b[999b\n", "\x1b[999Gab\n", "\x1b[75S"} {
-		s := New(1000, 75)
-		bytes := 0
-		s.HandleGone(func(g Gone) { bytes += len(g.Text) })
 		input := []byte(strings.Repeat(piece, 64<<10/len(piece)))
-		begin := time.Now()
-		_, _ = s.Write(input)
-		spent := time.Since(begin)
-		if limit := goneCells*len(input) + maxGoneCells; bytes > limit {
-			t.Errorf("%q gave %d bytes of text, the limit is %d", piece, bytes, limit)
+		// 64 KiB are written; the limit for each is 5 ms. The best of some runs
+		// counts, since others use the processor, too.
+		limit, best := 64*5*time.Millisecond*slowdown, time.Hour
+		for tries := 0; tries < 10 && best > limit; tries++ {
+			s, bytes := New(1000, 75), 0
+			s.HandleGone(func(g Gone) { bytes += len(g.Text) })
+			begin := time.Now()
+			_, _ = s.Write(input)
+			best = min(best, time.Since(begin))
+			if most := goneCells*len(input) + maxGoneCells; bytes > most {
+				t.Fatalf("%q gave %d bytes of text, the limit is %d", piece, bytes, most)
+			}
 		}
-		// 64 KiB were written; the limit for each is 5 ms on a free processor.
-		if spent > 64*5*time.Millisecond*slowdown {
-			t.Errorf("%q: 64 KiB took %v", piece, spent)
+		if best > limit {
+			t.Errorf("%q: 64 KiB took %v", piece, best)
 		}
+		t.Logf("%q: %v", piece, best)
 	}
 }
 

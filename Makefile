@@ -65,6 +65,7 @@ bench:
 	scripts/packages.sh bench
 	$(MAKE) --no-print-directory build
 	go run ./scripts/bench -gate bin/sallyport
+	SALLYPORT_FULL=1 go test -count=1 -timeout $(TESTTIME) -v -run ConstantMemory -bench Seek ./replay
 
 # Runs every fuzz target for FUZZTIME, one after the other.
 fuzz:

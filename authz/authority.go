@@ -135,8 +135,7 @@ func (a *Authority) join(ctx context.Context) error {
 		return err
 	}
 	if a.outbox.delivered > last {
-		return fmt.Errorf("the ledger holds %d events of this node and the database only %d: "+
-			"the database is older than the ledger, so this must become a new node", a.outbox.delivered, last)
+		return &RolledBackError{Node: a.node, Ledger: a.outbox.delivered, Database: last}
 	}
 	return a.outbox.flush(context.WithoutCancel(ctx), last)
 }

@@ -34,6 +34,8 @@ type Config struct {
 	Clock func() time.Time // nil: time.Now
 	// SourceAddress, when not empty, goes into certificates as the source-address critical option (CIDR list).
 	SourceAddress string
+	// Ready, if set, says why no session may begin, beside what the server sees itself; nil error: one may.
+	Ready func() error
 }
 
 // Limits bound what a client can take. The defaults are those of DefaultLimits.
@@ -161,6 +163,11 @@ func (s *Server) ready(rescue bool) error {
 	}
 	if err := s.authority.Err(); err != nil {
 		return err
+	}
+	if s.config.Ready != nil && !rescue {
+		if err := s.config.Ready(); err != nil {
+			return err
+		}
 	}
 	return s.live.fresh()
 }

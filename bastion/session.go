@@ -26,6 +26,7 @@ type session struct {
 	record    authz.Session
 	recording *recorder.Recording
 	rescue    bool        // it may use what is kept for a full disk
+	closed    int64       // the ledger's entry of the recording's end
 	upstream  ssh.Channel // set once the program runs; guarded by ch.mu
 	ctx       context.Context
 	cancel    context.CancelCauseFunc
@@ -220,11 +221,30 @@ func (s *session) finish(e ending, err error) ending {
 		result, e = "recording-failed", ending{status: exitRecording}
 		s.ch.tell(s.failedSentence(err))
 	}
-	if failed := s.close(result, e.status); failed != nil && result != "recording-failed" {
+	failed := s.close(result, e.status)
+	switch {
+	case failed != nil && result != "recording-failed":
 		e = ending{status: exitRecording}
 		s.ch.tell(s.failedSentence(failed))
+	case failed == nil && result != "client-gone":
+		s.giveReceipt()
 	}
 	return e
+}
+
+// giveReceipt ends an interactive session with a line that the person may keep:
+// what the ledger claims about the recording, signed. Nobody can take the recording
+// away later without contradicting it. The line itself can't be in the recording, which is closed.
+func (s *session) giveReceipt() {
+	if s.recording == nil || s.record.Head == "" || !s.ch.hasPTY() {
+		return
+	}
+	line, err := s.server.recorder.Ledger().Receipt(s.closed)
+	if err != nil {
+		s.log.Error("no receipt for the session", "error", err)
+		return
+	}
+	s.ch.write("\rreceipt: " + line + "\r\n")
 }
 
 // cutResult names the end of a session that did not end by itself.
@@ -249,7 +269,7 @@ func (s *session) close(result string, status uint32) error {
 	if s.recording != nil {
 		end, err := s.recording.Close(ctx, result)
 		failed = err
-		s.record.Head = end.Head
+		s.record.Head, s.closed = end.Head, end.Index
 		if err != nil {
 			result = "recording-failed"
 		}

@@ -22,6 +22,7 @@ import (
 	"sallyport/authz"
 	"sallyport/bastion"
 	"sallyport/internal/testkit"
+	"sallyport/recorder/ledger"
 )
 
 // newSite is a gate with one project, its data server, a researcher alice and
@@ -106,6 +107,14 @@ func TestShellReachesTheOwnServerAndIsRecorded(t *testing.T) {
 	}
 	if r := g.verified(all[0]); !r.Complete {
 		t.Errorf("recording: %+v", r)
+	}
+	// The person takes away what the ledger claims about the recording.
+	line := expect(t, s.stderr, "\r\n")
+	receipt, ok := strings.CutPrefix(strings.TrimSpace(line), "receipt: ")
+	check(t, g.recorder.Ledger().Publish(t.Context()))
+	item, err := ledger.VerifyReceipt(filepath.Join(g.dir, "ledger"), receipt, g.node.Public().(ed25519.PublicKey))
+	if !ok || err != nil || item.Leaf == nil || item.Leaf.Kind != ledger.KindClose || item.Leaf.Session != all[0].ID || item.Leaf.Hash != all[0].Head {
+		t.Errorf("the receipt %q: %+v, %v", line, item.Leaf, err)
 	}
 }
 

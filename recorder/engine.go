@@ -28,6 +28,7 @@ type Recorder struct {
 	syncing  chan struct{} // one place for each fdatasync of a sealer at a time
 	moved    Moves
 	hasten   chan struct{} // of one place: the journal fills up
+	settling atomic.Bool
 	stop     chan struct{} // closed by Close
 	watching sync.WaitGroup
 
@@ -146,6 +147,9 @@ func (r *Recorder) watch() {
 				rec.queue.set(func() { rec.queue.urgent = true })
 			}
 			r.mu.Unlock()
+			if r.settling.CompareAndSwap(false, true) {
+				r.watching.Go(r.settle)
+			}
 			continue
 		case <-r.journal.Failed():
 			r.fail(r.journal.Failure())
@@ -157,10 +161,20 @@ func (r *Recorder) watch() {
 	}
 }
 
+// settle makes the ledger give back its room in the journal.
+func (r *Recorder) settle() {
+	defer r.settling.Store(false)
+	ctx, cancel := context.WithTimeout(context.Background(), r.o.FailAfter)
+	defer cancel()
+	if err := r.ledger.Settle(ctx); err != nil && r.ledger.Err() == nil {
+		r.o.Log.Warn("the ledger keeps its room in the journal", "error", err)
+	}
+}
+
 // used hears of each file that the journal begins. A session that has typed one
 // key holds up all files since: when a quarter is in use everybody seals.
 func (r *Recorder) used(files int) {
-	if files < max(2, (r.o.JournalFiles-r.o.Reserve)/4) {
+	if files < max(3, (r.o.JournalFiles-r.o.Reserve)/4) { // one is always made ready ahead
 		return
 	}
 	select {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -73,6 +74,7 @@ func start(t testing.TB, r *Recorder, session string, pty bool, k EpochKeys) *Re
 	t.Helper()
 	rec, err := r.Start(t.Context(), testMeta(session, pty), k.Keys())
 	must(t, err)
+	t.Cleanup(func() { _, _ = rec.Close(patience(t), "exited") }) // if the test has not
 	return rec
 }
 
@@ -288,8 +290,40 @@ func patience(t testing.TB) context.Context {
 	return ctx
 }
 
-// copyState copies a state folder as it is, as a crash would leave it.
+// copyState copies a state folder as it is, as a crash would leave it. Copying takes
+// a while and a crash does not, so it is done again when something was changed meanwhile.
 func copyState(t testing.TB, from string) string {
+	t.Helper()
+	for {
+		before := stateOf(t, from)
+		to := copyOnce(t, from)
+		if stateOf(t, from) == before {
+			return to
+		}
+		must(t, os.RemoveAll(to))
+	}
+}
+
+// stateOf names every file with its size and time of change.
+func stateOf(t testing.TB, dir string) string {
+	t.Helper()
+	var b strings.Builder
+	must(t, filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if info, err := d.Info(); err == nil {
+			fmt.Fprintln(&b, path, info.Size(), info.ModTime().UnixNano())
+		}
+		return nil
+	}))
+	return b.String()
+}
+
+func copyOnce(t testing.TB, from string) string {
 	t.Helper()
 	to := t.TempDir()
 	must(t, filepath.WalkDir(from, func(path string, d os.DirEntry, err error) error {

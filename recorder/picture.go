@@ -69,7 +69,7 @@ func (p *picture) show(f Frame, flood bool) {
 		})
 	case KindResize:
 		w, err := DecodeResize(f.Data)
-		if err != nil {
+		if err != nil || w.Columns == 0 || w.Rows == 0 {
 			return
 		}
 		p.guarded(func() {

@@ -54,6 +54,9 @@ var errDamaged = errors.New("damaged")
 // that was free. A session without any recording has the reason "missing", and so
 // has one whose header did not become durable, since nothing was in it.
 //
+// One that the ledger has closed already is only read, and stays where it is if it
+// was changed since.
+//
 // Recover may be called again for the same sessions, say after a crash in
 // between, and has the same answers.
 func (r *Recorder) Recover(ctx context.Context, sessions []Left) (map[string]Recovered, error) {
@@ -86,6 +89,9 @@ type told struct {
 	end      *ledger.Leaf // of kind close, missing or damaged
 	index    int64
 }
+
+// closed reports whether the ledger has the end of the recording.
+func (t *told) closed() bool { return t.end != nil && t.end.Kind == ledger.KindClose }
 
 // known reads what the ledger says of the sessions. It reads all of it, which a
 // crash is rare enough for.
@@ -133,11 +139,18 @@ func (r *Recorder) recoverOne(ctx context.Context, s Left, t *told) (Recovered, 
 	if live {
 		return Recovered{}, errors.New("it is still being recorded")
 	}
-	one, leaves, err := r.closeFile(s)
+	one, leaves, err := r.closeFile(s, t)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		one, err = r.withoutFile(s.Session)
+		if one, err = r.withoutFile(s.Session); err == nil && t.closed() {
+			return one, nil // as above
+		}
 	case errors.Is(err, errDamaged):
+		if t.closed() {
+			// The ledger says how it was, and must not say otherwise now. What is there is evidence.
+			r.o.Log.Error("a recording was changed after its end", "session", s.Session, "error", err)
+			return damaged(r.Path(s.Session))
+		}
 		r.o.Log.Error("a recording is damaged and was set aside", "session", s.Session, "error", err)
 		var path string
 		if path, err = moveAside(r.Path(s.Session), damagedSuffix); err == nil {
@@ -232,8 +245,9 @@ func damaged(path string) (Recovered, error) {
 	return one, nil
 }
 
-// closeFile gives the recording an end unless it has one, and returns the leaves of its tree.
-func (r *Recorder) closeFile(s Left) (one Recovered, leaves []trec.Leaf, err error) {
+// closeFile gives the recording an end unless it has one, and returns the leaves of
+// its tree. One that the ledger has closed is only read: it was whole then.
+func (r *Recorder) closeFile(s Left, t *told) (one Recovered, leaves []trec.Leaf, err error) {
 	path := r.Path(s.Session)
 	if info, err := os.Lstat(path); err != nil {
 		return one, nil, err
@@ -245,8 +259,10 @@ func (r *Recorder) closeFile(s Left) (one Recovered, leaves []trec.Leaf, err err
 		return one, nil, err
 	}
 	defer f.Close()
-	if err := r.endFile(f, s.Session); err != nil {
-		return one, nil, err
+	if !t.closed() {
+		if err := r.endFile(f, s.Session); err != nil {
+			return one, nil, err
+		}
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return one, nil, err
@@ -257,6 +273,9 @@ func (r *Recorder) closeFile(s Left) (one Recovered, leaves []trec.Leaf, err err
 	}
 	if !report.Intact || !report.Complete || report.Session != s.Session {
 		return one, nil, fmt.Errorf("%w: %s", errDamaged, report.Text())
+	}
+	if t.closed() && t.end.Hash != report.Facts.Root {
+		return one, nil, fmt.Errorf("%w: it is not the one that the ledger closed", errDamaged)
 	}
 	// Its root goes to the ledger now, so it must not be lost to a failure of power later.
 	if err := (diskFile{f}).Sync(); err != nil {

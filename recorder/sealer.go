@@ -28,8 +28,9 @@ type sealer struct {
 	// What was sealed since the last commit began.
 	leaves []ledger.Leaf
 	sealed Position
-	bytes  int64 // of frames
-	open   int64 // bytes of frames in the open segment
+	bytes  int64     // of frames
+	open   int64     // bytes of frames in the open segment
+	began  time.Time // when the open segment got its first frame
 
 	commits   sync.WaitGroup
 	committed chan error // of one place; nil while no commit runs
@@ -49,6 +50,9 @@ const (
 	// session and of the node.
 	fastBacklog, bulkBacklog         = 64 << 10, 256 << 10
 	fastBacklogInSum, bulkBacklogSum = 4 << 20, 16 << 20
+	// The time in which a full segment came together, for the same: zstd at its
+	// better level is good for 200 MB/s on a core that has nothing else to do.
+	fastFill, bulkFill = 50 * time.Millisecond, 8 * time.Millisecond
 )
 
 // errSuspended says that a rescue session goes on without its file.
@@ -57,6 +61,7 @@ var errSuspended = errors.New("the file has no room")
 func (s *sealer) run() {
 	defer close(s.rec.stopped)
 	defer s.rec.r.forget(s.rec)
+	s.commitLeaves(s.leaves, 0, 0)
 	err := s.loop()
 	if err != nil {
 		err = s.rec.fail(err)
@@ -78,6 +83,7 @@ func (s *sealer) loop() error {
 	q := &s.rec.queue
 	for {
 		due := false
+		var request *followRequest
 		select {
 		case <-q.wake:
 		case <-s.timer.C:
@@ -89,13 +95,16 @@ func (s *sealer) loop() error {
 					return err
 				}
 			}
-		case request := <-s.requests:
-			s.follow(request)
+		case q := <-s.requests:
+			request = &q
 		case <-s.rec.done:
 			return nil
 		}
 		frames, urgent, closing := q.take()
 		err := s.takeIn(frames)
+		if request != nil {
+			s.follow(*request) // with all that was appended before it
+		}
 		if err == nil && closing {
 			return s.close()
 		}
@@ -147,6 +156,9 @@ func (s *sealer) takeIn(frames *[]byte) error {
 		if err != nil {
 			return err
 		}
+		if s.open == 0 {
+			s.began = time.Now()
+		}
 		s.open += int64(len(f.Data))
 		if s.picture != nil {
 			s.picture.show(f, flood)
@@ -171,13 +183,18 @@ func (s *sealer) keyframe(at time.Time) error {
 	return err
 }
 
-// effort is how hard to compress: the less the more is waiting.
+// effort is how hard to compress: the less the faster frames come, and the more
+// of them wait.
 func (s *sealer) effort() trec.Effort {
 	own, all := s.rec.queue.size(), s.rec.r.queued.Load()
+	fill := time.Hour
+	if s.open >= trec.SegmentTarget/2 {
+		fill = time.Since(s.began)
+	}
 	switch {
-	case own >= bulkBacklog || all >= bulkBacklogSum:
+	case own >= bulkBacklog || all >= bulkBacklogSum || fill < bulkFill:
 		return trec.EffortBulk
-	case own >= fastBacklog || all >= fastBacklogInSum:
+	case own >= fastBacklog || all >= fastBacklogInSum || fill < fastFill:
 		return trec.EffortFast
 	}
 	return trec.EffortBest
@@ -245,19 +262,27 @@ func (s *sealer) commitSoon() error {
 	if err := s.rec.rotate(s.w); err != nil {
 		return err
 	}
-	leaves, sealed, bytes := s.leaves, s.sealed, s.bytes
-	s.leaves, s.sealed, s.bytes = nil, 0, 0
+	s.commitLeaves(s.leaves, s.sealed, s.bytes)
+	s.bytes = 0
+	return nil
+}
+
+// commitLeaves begins a commit of segments that hold the frames up to sealed, or
+// of the header's, which is durable already.
+func (s *sealer) commitLeaves(leaves []ledger.Leaf, sealed Position, bytes int64) {
+	s.leaves, s.sealed = nil, 0
 	done := make(chan error, 1)
 	s.committed = done
 	s.commits.Go(func() { done <- s.commit(leaves, sealed, bytes) })
-	return nil
 }
 
 // commit makes sealed segments durable, tells the ledger, and then gives the
 // journal its room back.
 func (s *sealer) commit(leaves []ledger.Leaf, sealed Position, bytes int64) error {
-	if err := s.sync(); err != nil {
-		return err
+	if sealed > 0 {
+		if err := s.sync(); err != nil {
+			return err
+		}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), releaseTime)
 	defer cancel()

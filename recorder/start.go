@@ -130,15 +130,16 @@ func (s *sealer) undo() error {
 // makeDurable syncs the header and tells the ledger, all at once.
 func (s *sealer) makeDurable() error {
 	r := s.rec.r
-	leaves := append([]ledger.Leaf{{Kind: ledger.KindOpen, Session: s.rec.session, Number: s.rec.number}},
-		segmentLeaves(s.rec.session, s.w.Head())...)
+	// Its segments follow when they are durable, see run.
+	opened := ledger.Leaf{Kind: ledger.KindOpen, Session: s.rec.session, Number: s.rec.number}
+	s.leaves = segmentLeaves(s.rec.session, s.w.Head())
 	ctx, cancel := context.WithTimeout(context.Background(), r.o.FailAfter)
 	defer cancel()
 	var wg sync.WaitGroup
 	errs := make([]error, 3)
 	wg.Go(func() { errs[0] = s.file.Sync() })
 	wg.Go(func() { errs[1] = syncDir(r.o.Dir) })
-	wg.Go(func() { _, errs[2] = r.ledger.Record(ctx, leaves...) })
+	wg.Go(func() { _, errs[2] = r.ledger.Record(ctx, opened) })
 	done := make(chan struct{})
 	go func() { wg.Wait(); close(done) }()
 	select {

@@ -33,7 +33,7 @@ func (n *tape) large(t testing.TB, path string, events int) (size int64) {
 }
 
 // Sizes of the long session. The full one is the product's promise; it takes a
-// while, so it is run by SALLYPORT_FULL=1 (make bench) and a tenth otherwise.
+// while, so it is run by SALLYPORT_FULL=1 (make bench) and a twentieth otherwise.
 const (
 	largeEvents = 2_000_000
 	largeLimit  = 100 << 20 // bytes of memory, of the whole process
@@ -52,7 +52,7 @@ func TestConstantMemory(t *testing.T) {
 		return
 	}
 	n := newTape(t)
-	events := largeEvents / 10
+	events := largeEvents / 20
 	if os.Getenv(fullVariable) != "" {
 		events = largeEvents
 	}
@@ -98,7 +98,7 @@ func readLarge(t *testing.T) {
 		must(t, err)
 		result, err := Export(io.Discard, r, ExportOptions{Format: Format(words[0]), Input: true})
 		must(t, err)
-		if result.Frames < largeEvents/10 || result.LeftOut != 0 || result.Replaced != 0 {
+		if result.Frames < largeEvents/20 || result.LeftOut != 0 || result.Replaced != 0 {
 			t.Errorf("%+v", result)
 		}
 	}

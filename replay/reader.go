@@ -49,7 +49,7 @@ func KeysOf(k recorder.EpochKeys, node ed25519.PublicKey) (Keys, error) {
 
 // trec is the keys as the format's package takes them.
 func (k Keys) trec() trec.Keys {
-	return trec.Keys{Main: k.Ordinary, Strict: k.Strict, Node: k.Node}
+	return trec.Keys{Main: k.Ordinary, Strict: k.Strict, Node: k.Node, Journal: recorder.JournalFrames{}}
 }
 
 // Ending says how a recording ends.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -48,6 +49,26 @@ func TestPromise5_WhoCanRead(t *testing.T) {
 	for _, k := range []Keys{keys, foreign, strictOnly} {
 		if _, _, err := readAll(t, terminal, k); !errors.Is(err, trec.ErrSealed) {
 			t.Errorf("opened by %d and %d identities: %v", len(k.Ordinary), len(k.Strict), err)
+		}
+	}
+}
+
+// TestPromise5_NothingReadableOnDisk searches whole recordings, and one
+// whose session still runs.
+func TestPromise5_NothingReadableOnDisk(t *testing.T) {
+	n := newTape(t)
+	secrets := []string{"PATIENT-0815", "hunter2-typed", "Straße 7", "alice", "genomics/db1", "192.0.2.7", "select-command"}
+	frames := []trec.Frame{n.at(0, trec.KindOutput, secrets[0]+secrets[2]), n.at(0, trec.KindInput, secrets[1]), n.at(0, trec.KindCommand, secrets[6]),
+		n.at(0, trec.KindMarker, "user=alice"), n.at(0, trec.KindOutput, strings.Repeat(secrets[0], 1000))}
+	for _, file := range [][]byte{
+		n.write(t, recorder.Meta{Session: "S-1", PTY: true, RemoteAddr: secrets[5]}, true, frames...),
+		n.write(t, recorder.Meta{Session: "S-2", RemoteAddr: secrets[5]}, true, frames...),
+		n.write(t, recorder.Meta{Session: "S-3", PTY: true, RemoteAddr: secrets[5]}, false, frames...),
+	} {
+		for _, s := range secrets {
+			if bytes.Contains(file, []byte(s)) {
+				t.Errorf("a recording holds %q", s)
+			}
 		}
 	}
 }

@@ -10,15 +10,6 @@ import (
 	"sallyport/authz"
 )
 
-func (k *call) ledgerNoun() *cobra.Command {
-	return noun("ledger", "The append-only log of this node",
-		verb("checkpoint", "Print a signed statement of how far the ledger has come", func(c *cobra.Command, args []string) error {
-			// The same form with and without --json: it is a file to keep elsewhere and to verify against.
-			_, err := k.out.Write(k.Ledger.Checkpoint())
-			return err
-		}))
-}
-
 func (k *call) caNoun() *cobra.Command {
 	c := verb("show [WHICH]", "Print public keys: users, hosts or node; all by default", func(c *cobra.Command, args []string) error {
 		lines, err := k.publicLines()

@@ -28,6 +28,8 @@ import (
 	"sallyport/internal/words"
 	"sallyport/recorder"
 	"sallyport/recorder/ledger"
+	"sallyport/recorder/tlog"
+	"sallyport/recorder/witness"
 )
 
 // gate is a console over a real Authority, ledger and recorder, with people in it.
@@ -557,8 +559,33 @@ func TestEventsAndTheirExport(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := note.Open([]byte(g.must(ExitOK, "audrey", "ledger checkpoint")), note.VerifierList(verifier)); err != nil {
+	first := g.must(ExitOK, "audrey", "ledger checkpoint")
+	if _, err := note.Open([]byte(first), note.VerifierList(verifier)); err != nil {
 		t.Error(err)
+	}
+	g.must(ExitOK, "audrey", "event export --op no.such") // which is an event too
+	before, _, err := tlog.OpenCheckpoint([]byte(first), verifier.Name(), verifier)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := witness.ParseExtension([]byte(g.must(ExitOK, "audrey", fmt.Sprintf("ledger checkpoint --since %d", before.Size))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	after, _, err := tlog.OpenCheckpoint(e.Checkpoint, verifier.Name(), verifier)
+	if err != nil || after.Size <= before.Size || tlog.CheckConsistency(e.Proof, before, after) != nil {
+		t.Errorf("%d entries after %d, %v", after.Size, before.Size, err)
+	}
+	lines := g.must(ExitOK, "audrey", fmt.Sprintf("ledger proof %d %d", before.Size, after.Size))
+	if strings.Count(lines, "\n") != len(e.Proof) || !strings.Contains(string(e.Format()), lines) {
+		t.Errorf("ledger proof:\n%s", lines)
+	}
+	g.must(ExitUsage, "audrey", "ledger proof 0 1")
+	g.must(ExitUsage, "audrey", "ledger proof 3 2")
+	g.must(ExitUsage, "audrey", "ledger checkpoint --since -1")
+	g.must(ExitNotFound, "audrey", "ledger proof 1 1000000")
+	if key, err := note.NewVerifier(strings.TrimSpace(g.must(ExitOK, "audrey", "ledger key"))); err != nil || key.KeyHash() != verifier.KeyHash() {
+		t.Errorf("ledger key: %v", err)
 	}
 }
 

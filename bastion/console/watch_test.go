@@ -103,3 +103,65 @@ func TestSessionWatchEndsByKey(t *testing.T) {
 		}
 	}
 }
+
+// TestSessionWatchFollowsTheRecorder watches a session that really is recorded, up to its end.
+func TestSessionWatchFollowsTheRecorder(t *testing.T) {
+	g := newGate(t)
+	g.project()
+	s := g.liveSession(authz.ActionShell)
+	epoch, err := g.authority.CurrentEpoch(t.Context(), "genomics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec, err := g.recorder.Start(t.Context(), recorder.Meta{Session: s.ID, Number: s.Number, Node: "N-test", Epoch: epoch.ID, Start: g.now,
+		User: "alice", Project: "genomics", Server: "db1", Account: "alice", Action: "shell", PTY: true, Term: "xterm", Columns: 80, Rows: 24},
+		recorder.Keys{Recipient: epoch.Recipient, Strict: epoch.Strict})
+	if err != nil {
+		t.Fatal(err)
+	}
+	say := func(kind recorder.Kind, text string) {
+		t.Helper()
+		p, err := rec.Append(recorder.Frame{Kind: kind, Data: []byte(text)})
+		if err == nil {
+			err = rec.Wait(t.Context(), p)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	say(recorder.KindOutput, "before ")
+	id := g.identity("audrey")
+	shown, out := io.Pipe()
+	done := make(chan int, 1)
+	var errOut bytes.Buffer
+	go func() {
+		done <- g.console.Run(t.Context(), bastion.Verb{Identity: id, Actor: id.Actor(), Args: []string{"session", "watch", s.ID, "--reason", "first day"},
+			Stdin: strings.NewReader(""), Stdout: out, Stderr: &errOut, Columns: 80, Rows: 24, Term: true})
+		out.Close()
+	}()
+	var all []byte
+	until := func(text string) {
+		t.Helper()
+		buffer := make([]byte, 4096)
+		for !bytes.Contains(all, []byte(text)) {
+			n, err := shown.Read(buffer)
+			if all = append(all, buffer[:n]...); err != nil {
+				t.Fatalf("%v after %q: %s", err, all, errOut.String())
+			}
+		}
+	}
+	until("before")
+	say(recorder.KindInput, "typed-unseen\r")
+	say(recorder.KindOutput, "after")
+	until("after")
+	if _, err := rec.Close(t.Context(), "exited"); err != nil {
+		t.Fatal(err)
+	}
+	rest, err := io.ReadAll(shown)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if code := <-done; code != ExitOK || bytes.Contains(append(all, rest...), []byte("typed-unseen")) || !strings.Contains(errOut.String(), "has ended") {
+		t.Errorf("exit code %d, %q, %s", code, append(all, rest...), errOut.String())
+	}
+}

@@ -83,7 +83,7 @@ func TestExitCodes(t *testing.T) {
 		{[]string{"access", "genomics/db1"}, 1, "SALLYPORT_SOCKET"},
 		{[]string{"access", "one", "two"}, 2, "no verb"},
 		{[]string{"user", "ls", "--socket", "/nonexistent/socket"}, 1, "does not answer"},
-		{[]string{"recover"}, 2, "--admin"},
+		{[]string{"recover", "--admin", "ada"}, 2, "--reason"},
 		{[]string{"verify"}, 2, "PATH"},
 		{[]string{"verify", "--all", "x"}, 2, "PATH"},
 		{[]string{"verify", "x"}, 2, "public key"},
@@ -384,6 +384,9 @@ func TestVerbsThroughTheSocket(t *testing.T) {
 	}
 	if code, _, told := command(t, "", "recover", "--admin", "ada", "--reason", "lost", "--config", made.Config); code != 1 || !strings.Contains(told, "in use") {
 		t.Errorf("recover beside a running node: %d %s", code, told)
+	}
+	if code, _, told := command(t, "", "recover", "--config", made.Config); code != 1 || !strings.Contains(told, "the node runs already") {
+		t.Errorf("recovery of the stores beside a running node: %d %s", code, told)
 	}
 }
 

@@ -59,7 +59,10 @@ func newRoot(args []string, s streams) *cobra.Command {
 	if epoch, _, err := root.Find([]string{"epoch"}); err == nil {
 		epoch.AddCommand(epochNewVerb(s))
 	}
-	root.AddCommand(initVerb(s), serveVerb(settings, s), recoverVerb(settings, s), demoVerb(s),
+	if noun, _, err := root.Find([]string{"ledger"}); err == nil {
+		ledgerVerbs(noun, settings, s)
+	}
+	root.AddCommand(initVerb(s), serveVerb(settings, s), recoverVerb(settings, s), demoVerb(s), witnessVerb(s),
 		replayVerb(settings, s), exportVerb(settings, s), verifyVerb(settings, s), versionVerb(s), completionVerb(s))
 	return root
 }

@@ -95,32 +95,3 @@ func serveVerb(o *settings, s streams) *cobra.Command {
 	c.Flags().BoolVar(&check, "check", false, "only say whether the configuration is right")
 	return c
 }
-
-func recoverVerb(o *settings, s streams) *cobra.Command {
-	var admin, reason string
-	c := &cobra.Command{
-		Use:   "recover",
-		Short: "Let an administrator in who lost the second factor; the node must be stopped",
-		Long: `Recover is for the day on which no administrator can log in any more. It removes
-an administrator's second factor and makes a new invite. It needs the node's
-files, so the node must be stopped; and it stands in the ledger for good.`,
-		Args: noWords,
-		RunE: func(c *cobra.Command, _ []string) error {
-			if admin == "" || reason == "" {
-				return console.Usagef("--admin and --reason are required")
-			}
-			cfg, err := o.load()
-			if err != nil {
-				return err
-			}
-			made, err := node.Recover(c.Context(), cfg, node.Options{Version: version()}, admin, reason)
-			if err != nil {
-				return err
-			}
-			return printMade(c, s, made, "The second factor of "+made.Admin+" is removed, and the ledger says so. Start the node again.")
-		},
-	}
-	c.Flags().StringVar(&admin, "admin", "", "user name of the administrator (required)")
-	c.Flags().StringVar(&reason, "reason", "", "why; it stands in the ledger (required)")
-	return c
-}

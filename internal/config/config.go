@@ -49,6 +49,8 @@ type Config struct {
 	Keys          Keys      `yaml:"keys"`
 	Recording     Recording `yaml:"recording"`
 	Retention     Retention `yaml:"retention"`
+	Witness       Witness   `yaml:"witness"`
+	Syslog        Syslog    `yaml:"syslog"`
 	Limits        Limits    `yaml:"limits"`
 }
 
@@ -180,6 +182,7 @@ func (c *Config) setDefaults(lines map[string]int) {
 	if lines["retention.days"] == 0 {
 		c.Retention.Days = 400
 	}
+	c.setEvidenceDefaults(lines)
 }
 
 // anchorPaths makes every path absolute, so that a later change of the working directory changes nothing.
@@ -189,7 +192,8 @@ func (c *Config) anchorPaths(dir string) {
 			*path = filepath.Join(dir, *path)
 		}
 	}
-	for _, p := range []*string{&c.State, &c.Socket, &c.CA.User, &c.CA.Host, &c.Keys.Master, &c.Keys.Node, &c.Keys.Journal} {
+	for _, p := range []*string{&c.State, &c.Socket, &c.CA.User, &c.CA.Host, &c.Keys.Master, &c.Keys.Node, &c.Keys.Journal,
+		&c.Witness.Policy, &c.Witness.CA, &c.Syslog.CA, &c.Syslog.Certificate} {
 		anchor(p)
 	}
 	for i := range c.HostKeys {
@@ -262,6 +266,7 @@ func (c *Config) check(lines map[string]int) []error {
 		fault("retention.days", "%d is less than %d days; records must be kept for at least six months", c.Retention.Days, MinimumRetentionDays)
 	}
 	c.checkRecording(fault)
+	c.checkEvidence(fault)
 	c.checkLimits(lines, fault)
 	return faults
 }

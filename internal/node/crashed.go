@@ -24,15 +24,16 @@ const unknownExit = -1
 
 // closeCrashed ends, in recordings and database, the sessions that a crash
 // left open, and sees to it that the ledger says how the recording rests of
-// every session that has ended. It looks at no other recording.
-func (n *Node) closeCrashed(ctx context.Context) error {
+// every session that has ended. It looks at no other recording, and returns what
+// it found of these.
+func (n *Node) closeCrashed(ctx context.Context) (map[string]recorder.Recovered, error) {
 	open, err := n.Authority.UnclosedSessions(ctx)
 	if err != nil {
-		return fmt.Errorf("find sessions that a crash left open: %w", err)
+		return nil, fmt.Errorf("find sessions that a crash left open: %w", err)
 	}
 	headless, err := n.headless(ctx)
 	if err != nil {
-		return fmt.Errorf("find sessions whose recording failed: %w", err)
+		return nil, fmt.Errorf("find sessions whose recording failed: %w", err)
 	}
 	var left []recorder.Left
 	for _, s := range append(open[:len(open):len(open)], headless...) {
@@ -40,19 +41,19 @@ func (n *Node) closeCrashed(ctx context.Context) error {
 	}
 	recovered, err := n.Recorder.Recover(ctx, left)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, s := range open {
 		if err := n.closeLeft(ctx, s, recovered[s.ID]); err != nil {
-			return fmt.Errorf("close session %s after a crash: %w", s.ID, err)
+			return nil, fmt.Errorf("close session %s after a crash: %w", s.ID, err)
 		}
 	}
 	for _, s := range headless {
 		if err := n.tellRecovered(ctx, s, recovered[s.ID]); err != nil {
-			return fmt.Errorf("record how the recording of session %s rests: %w", s.ID, err)
+			return nil, fmt.Errorf("record how the recording of session %s rests: %w", s.ID, err)
 		}
 	}
-	return nil
+	return recovered, nil
 }
 
 // closeLeft closes a session that a crash left open, with the head of its recording.

@@ -83,6 +83,7 @@ type Node struct {
 	options  Options
 	database *database.DB
 	registry *prometheus.Registry
+	vouching *vouching // who on other hosts sees the ledger
 
 	ssh     net.Listener
 	local   *net.UnixListener
@@ -113,7 +114,7 @@ func (n *Node) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := n.closeCrashed(ctx); err != nil {
+	if _, err := n.closeCrashed(ctx); err != nil {
 		return err
 	}
 	if err := k.certify(n.config, n.options.Random, n.options.Clock()); err != nil {
@@ -221,11 +222,16 @@ func (n *Node) assemble(k *keys) error {
 	})
 	n.registry = newRegistry(n, o.Version)
 	var err error
+	n.vouching, err = newVouching(vouchingOptions{Config: c, Node: n.ID, Log: n.Ledger, Logger: o.Log, Clock: o.Clock, Registry: n.registry,
+		Tell: func(ctx context.Context, e authz.Event) error { _, err := n.Authority.Record(ctx, e); return err }})
+	if err != nil {
+		return err
+	}
 	n.Server, err = bastion.New(bastion.Config{
 		Name: c.Name, Authority: n.Authority, Recorder: n.Recorder, Verbs: n.Console,
 		HostKeys: k.signers, UserCA: k.userCA, Profile: c.Profile, Limits: limits(c.Limits),
 		Log: o.Log, Metrics: n.registry, Dial: o.Dial, Clock: o.Clock,
-		SourceAddress: strings.Join(c.SourceAddress, ","),
+		SourceAddress: strings.Join(c.SourceAddress, ","), Ready: n.vouching.health,
 	})
 	return err
 }

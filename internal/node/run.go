@@ -35,6 +35,7 @@ func (n *Node) Run(ctx context.Context) error {
 	background.Go(func() { n.Server.Watch(late) })
 	background.Go(func() { n.serveHTTP(late) })
 	background.Go(func() { n.tidy(late) })
+	background.Go(func() { n.vouching.run(late) })
 	background.Go(func() { n.stopWhenUnrecorded(ctx, stop) })
 	for _, serve := range []func() error{
 		func() error { return n.Server.Serve(ctx, n.ssh) },

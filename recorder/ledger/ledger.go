@@ -271,6 +271,10 @@ func (l *Ledger) StoreCosigned(signed []byte) error { return l.log.StoreCosigned
 // Publish brings tiles and the checkpoint file up to what is durable now.
 func (l *Ledger) Publish(ctx context.Context) error { return wrap(l.log.Publish(ctx)) }
 
+// Settle is Publish, and gives the room of all that is durable in the tiles back to
+// the journal, which otherwise happens some seconds later.
+func (l *Ledger) Settle(ctx context.Context) error { return wrap(l.log.Settle(ctx)) }
+
 // Receipt is one line, signed, that says that an entry is in the ledger
 // (tlog.Receipt): what a person is shown at logout.
 func (l *Ledger) Receipt(index int64) (string, error) {

@@ -2,7 +2,9 @@ package tlog
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"time"
 )
@@ -25,16 +27,19 @@ type integrator struct {
 	dirs    map[string]bool // known to exist
 	dirty   int             // full tiles since the last settle
 	settled int64
-	written int64          // size of the checkpoint on disk; -1 at first
-	shown   map[tileID]int // width of the partial tile written last
-	stale   []string       // directories of partial tiles that are full now; removed after the next settle
+	written int64           // size of the checkpoint on disk; -1 at first
+	shown   map[tileID]int  // width of the partial tile written last
+	stale   []string        // directories of partial tiles that are full now; removed after the next settle
+	touched map[string]bool // files written since the last settle; nil when they are too many to name
+	since   time.Time       // of the last settle
 }
 
 // integrateLoop brings tiles up to date behind the committer, at the publish
 // interval, when much waits, when asked, and at the end.
 func (l *Log) integrateLoop() {
 	defer l.done.Done()
-	in := &integrator{l: l, dirs: map[string]bool{}, settled: l.restored, written: -1, shown: map[tileID]int{}}
+	in := &integrator{l: l, dirs: map[string]bool{}, settled: l.restored, written: -1, shown: map[tileID]int{},
+		touched: map[string]bool{}, since: time.Now()}
 	for level := entriesLevel; level < tileLevels && l.restored > 0; level++ {
 		id := edgeTile(level, l.restored)
 		in.shown[id] = id.widthAt(l.restored)
@@ -47,19 +52,19 @@ func (l *Log) integrateLoop() {
 	}
 	for {
 		var reply chan<- error
-		final, calm := false, false
+		final, calm, settle := false, false, false
 		select {
 		case <-tick:
 			calm = true
 		case <-l.kick:
-		case reply = <-l.publish:
-			calm = true
+		case p := <-l.publish:
+			calm, reply, settle = true, p.reply, p.settle
 		case <-l.stop:
 			final = true
 		}
 		err := l.failure()
 		if err == nil {
-			if err = in.integrate(calm, final); err != nil {
+			if err = in.integrate(calm, settle, final); err != nil {
 				err = l.fail(fmt.Errorf("write tiles: %w", err))
 			}
 		}
@@ -88,9 +93,13 @@ func (l *Log) snapshot() *snapshot {
 
 // integrate brings the directory to the committed size. Between two ticks of a
 // busy second it only writes full tiles.
-func (in *integrator) integrate(calm, final bool) error {
+func (in *integrator) integrate(calm, settle, final bool) error {
 	s := in.l.snapshot()
 	if s.size == in.written && !final {
+		// A log that has come to rest must not keep its Durable from forgetting.
+		if (settle || time.Since(in.since) >= settleAfter) && s.size != in.settled {
+			return in.settle(s)
+		}
 		return nil
 	}
 	if err := in.l.bodies.write(s.bodies); err != nil {
@@ -113,7 +122,8 @@ func (in *integrator) integrate(calm, final bool) error {
 	}
 	in.l.integrated(s)
 	in.written = s.size
-	if in.dirty >= settleTiles || final && s.size != in.settled {
+	late := (settle || time.Since(in.since) >= settleAfter) && s.size != in.settled
+	if in.dirty >= settleTiles || late || final && s.size != in.settled {
 		return in.settle(s)
 	}
 	return nil
@@ -155,7 +165,46 @@ func (in *integrator) write(id tileID, width int, data []byte) error {
 		}
 		in.dirs[dir] = true
 	}
+	if in.touched != nil {
+		in.touched[path] = true
+	}
+	if len(in.touched) > settleNamed {
+		in.touched = nil
+	}
 	return replaceFile(in.l.o.fs, path, data, false)
+}
+
+// syncTiles makes the tiles written since the last settle durable: a few one
+// by one, because what others write to the same file system then need not go to
+// the disk as well; many with one call.
+func (in *integrator) syncTiles() error {
+	o := &in.l.o
+	if in.touched == nil {
+		return o.fs.SyncAll(o.Dir)
+	}
+	dirs := map[string]bool{}
+	for path := range in.touched {
+		f, err := o.fs.Open(path, readWrite)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // a partial tile that is full now
+		}
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+			return err
+		}
+		for dir := filepath.Dir(path); !dirs[dir]; dir = filepath.Dir(dir) {
+			dirs[dir] = true
+			if err := o.fs.SyncDir(dir); err != nil {
+				return err
+			}
+			if dir == filepath.Clean(o.Dir) {
+				break
+			}
+		}
+	}
+	return nil
 }
 
 // integrated takes what is readable from the directory now out of memory and
@@ -180,7 +229,7 @@ func (l *Log) integrated(s *snapshot) {
 // Partial tiles go last: until the new state is durable, a restart begins from them.
 func (in *integrator) settle(s *snapshot) error {
 	o := &in.l.o
-	if err := o.fs.SyncAll(o.Dir); err != nil {
+	if err := in.syncTiles(); err != nil {
 		return err
 	}
 	if err := in.l.bodies.settle(); err != nil {
@@ -193,7 +242,7 @@ func (in *integrator) settle(s *snapshot) error {
 	if err := replaceFile(o.fs, filepath.Join(o.Dir, integratedFile), append(state, '\n'), true); err != nil {
 		return err
 	}
-	in.dirty, in.settled = 0, s.size
+	in.dirty, in.settled, in.since, in.touched = 0, s.size, time.Now(), map[string]bool{}
 	if err := in.l.durable.Forget(s.size); err != nil {
 		return err
 	}

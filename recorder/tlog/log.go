@@ -33,6 +33,11 @@ const (
 	kickPending  = 128      // tiles and bundles that wake the integrator early
 	settleTiles  = 8        // full tiles and bundles after which a calm log settles
 	settleAtLast = 2048     // the same for a busy one
+	settleNamed  = 64       // files that are made durable one by one
+
+	// settleAfter is when a log settles whatever came: a journal that holds its
+	// batches can't use the room of anything behind them again until then.
+	settleAfter = 10 * time.Second
 )
 
 // Options says how to open a log.
@@ -87,13 +92,13 @@ type Log struct {
 	restored int64    // size that tiles were durable for when the log was opened
 	next     frontier // of the committer: the tree with the batch being committed
 
-	wake    chan struct{}     // there may be work for the committer
-	kick    chan struct{}     // there is work for the integrator
-	publish chan chan<- error // Publish calls
-	stop    chan struct{}     // closed by Close when the committer has returned
-	done    sync.WaitGroup    // of both goroutines
-	cache   *tileCache        // full tiles, as read from the disk
-	ended   chan struct{}     // closed with the first failure
+	wake    chan struct{}   // there may be work for the committer
+	kick    chan struct{}   // there is work for the integrator
+	publish chan publishing // Publish and Settle calls
+	stop    chan struct{}   // closed by Close when the committer has returned
+	done    sync.WaitGroup  // of both goroutines
+	cache   *tileCache      // full tiles, as read from the disk
+	ended   chan struct{}   // closed with the first failure
 
 	mu            sync.Mutex // guards what follows
 	queue         []*request
@@ -380,14 +385,29 @@ func (l *Log) Checkpoint() []byte {
 // Verifier is the log's own note verifier.
 func (l *Log) Verifier() note.Verifier { return l.verifier }
 
+// Dir is where the log's files lie.
+func (l *Log) Dir() string { return l.o.Dir }
+
 // Origin is the log's identity.
 func (l *Log) Origin() string { return l.o.Origin }
 
+// publishing is one call of Publish or Settle.
+type publishing struct {
+	reply  chan<- error
+	settle bool
+}
+
 // Publish brings tiles and the checkpoint file up to what is durable now.
-func (l *Log) Publish(ctx context.Context) error {
+func (l *Log) Publish(ctx context.Context) error { return l.bringUp(ctx, false) }
+
+// Settle is Publish, and makes all of it durable, so that Durable forgets: for a
+// journal that needs its room.
+func (l *Log) Settle(ctx context.Context) error { return l.bringUp(ctx, true) }
+
+func (l *Log) bringUp(ctx context.Context, settle bool) error {
 	reply := make(chan error, 1)
 	select {
-	case l.publish <- reply:
+	case l.publish <- publishing{reply, settle}:
 	case <-l.stop:
 		return ErrClosed
 	case <-ctx.Done():

@@ -33,7 +33,7 @@ func Open(o Options) (*Log, error) {
 	if err := o.fill(); err != nil {
 		return nil, fmt.Errorf("ledger: %w", err)
 	}
-	l := &Log{o: o, wake: make(chan struct{}, 1), kick: make(chan struct{}, 1), publish: make(chan chan<- error),
+	l := &Log{o: o, wake: make(chan struct{}, 1), kick: make(chan struct{}, 1), publish: make(chan publishing),
 		stop: make(chan struct{}), ended: make(chan struct{}), pending: map[tileID][]byte{}, unstoredAt: map[int64]int{},
 		cache: newTileCache(), durable: o.Durable}
 	if err := l.open(); err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
@@ -45,6 +46,30 @@ func (r *Remembered) Last(origin string, verifier note.Verifier) (signed []byte,
 		return nil, Checkpoint{}, fmt.Errorf("the remembered checkpoint of %s: %w", origin, err)
 	}
 	return signed, c, nil
+}
+
+// Origins are the logs of which something is remembered, as their files claim.
+func (r *Remembered) Origins() ([]string, error) {
+	names, err := r.fs.List(r.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("remembered checkpoints: %w", err)
+	}
+	var origins []string
+	for _, name := range names {
+		if filepath.Ext(name) != ".checkpoint" {
+			continue
+		}
+		signed, err := readFile(r.fs, filepath.Join(r.dir, name), maxCheckpoint)
+		if err != nil {
+			return nil, fmt.Errorf("remembered checkpoints: %w", err)
+		}
+		origin, _, _ := strings.Cut(string(signed), "\n")
+		origins = append(origins, origin)
+	}
+	return origins, nil
 }
 
 // Update checks a checkpoint that was just seen against the remembered one and

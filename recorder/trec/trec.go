@@ -153,6 +153,8 @@ type FormatError struct {
 	Cut     bool // the file ends here: torn by a crash, cut off, or still being written
 	// Version is set when the file says that it is of another version of the format.
 	Version int
+
+	ended bool // the signed end stands before the fault: no crash leaves that
 }
 
 func (e *FormatError) Error() string {

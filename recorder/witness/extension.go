@@ -19,25 +19,28 @@ const (
 	hashLine      = 44 // base64 of 32 bytes
 )
 
-// request is the body of add-checkpoint.
-type request struct {
-	old        int64
-	proof      tlog.TreeProof
-	checkpoint []byte // signed
+// Extension is a signed checkpoint with the proof that it continues a smaller
+// one. Its text is the body of add-checkpoint (C2SP tlog-witness); auditors get it too.
+type Extension struct {
+	Old        int64 // size of the smaller one
+	Proof      tlog.TreeProof
+	Checkpoint []byte // signed
 }
 
-func (r *request) format() []byte {
+// Format writes the extension.
+func (r *Extension) Format() []byte {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "old %d\n", r.old)
-	for _, h := range r.proof {
+	fmt.Fprintf(&b, "old %d\n", r.Old)
+	for _, h := range r.Proof {
 		b.WriteString(h.String() + "\n")
 	}
 	b.WriteString("\n")
-	b.Write(r.checkpoint)
+	b.Write(r.Checkpoint)
 	return b.Bytes()
 }
 
-func parseRequest(body []byte) (*request, error) {
+// ParseExtension reads what Format wrote; nothing of it is verified.
+func ParseExtension(body []byte) (*Extension, error) {
 	head, checkpoint, ok := bytes.Cut(body, []byte("\n\n"))
 	if !ok {
 		return nil, errors.New("no empty line before the checkpoint")
@@ -54,13 +57,13 @@ func parseRequest(body []byte) (*request, error) {
 	if len(lines)-1 > maxProofLines {
 		return nil, fmt.Errorf("more than %d lines of proof", maxProofLines)
 	}
-	r := &request{old: old, checkpoint: checkpoint}
+	r := &Extension{Old: old, Checkpoint: checkpoint}
 	for _, line := range lines[1:] {
 		raw, err := base64.StdEncoding.Strict().DecodeString(line)
 		if err != nil || len(line) != hashLine || len(raw) != tlog.HashSize {
 			return nil, errors.New("a line of proof is not a hash in base64")
 		}
-		r.proof = append(r.proof, tlog.Hash(raw))
+		r.Proof = append(r.Proof, tlog.Hash(raw))
 	}
 	return r, nil
 }

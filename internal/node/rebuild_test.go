@@ -1,0 +1,52 @@
+package node
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"sallyport/authz"
+	"sallyport/internal/database"
+)
+
+// TestRebuildBringsBackAnOlderDatabase: the node notices at its start, says what to do, and that helps.
+func TestRebuildBringsBackAnOlderDatabase(t *testing.T) {
+	w := newCrashSite(t)
+	s := w.open()
+	ctx := t.Context()
+	s.Result = "exited"
+	w.must(w.n.Authority.CloseSession(ctx, s))
+	last := w.n.Ledger.Last()
+	w.must(w.n.Close())
+	w.n = &Node{}
+
+	db, err := database.Open(ctx, w.config.Database)
+	w.must(err)
+	w.must(db.Write(ctx, func(tx database.Tx) error {
+		for _, statement := range []string{"DELETE FROM sessions", "DELETE FROM events WHERE sequence > 3", "UPDATE nodes SET last_sequence = 3, last_session = 0"} {
+			if _, err := tx.Exec(statement); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	w.must(db.Close())
+
+	_, err = Open(ctx, w.config, quiet())
+	var old *authz.RolledBackError
+	if !errors.As(err, &old) || old.Ledger != last || !strings.Contains(err.Error(), "sallyport ledger rebuild") {
+		t.Fatalf("a node on an older database: %v", err)
+	}
+	var shown int64
+	done, err := Rebuild(ctx, w.config, quiet(), func(n, total int64) { shown = n })
+	w.must(err)
+	if done.Events != last || done.Added != last-3 || done.Sessions != 1 || shown == 0 {
+		t.Errorf("%+v of %d, shown %d", done, last, shown)
+	}
+	w.n = opened(t, w.config)
+	found, err := w.n.Authority.Sessions(ctx, authz.Actor{User: "alice", RemoteAddr: "192.0.2.1", Via: "ssh"}, authz.SessionQuery{})
+	w.must(err)
+	if len(found) != 1 || found[0].ID != s.ID || found[0].Result != "exited" {
+		t.Errorf("sessions %+v", found)
+	}
+}

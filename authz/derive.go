@@ -304,7 +304,12 @@ func insertEntry(tx database.Tx, e Event, part int, entry entry) error {
 		}
 		id++ // another node's, in the same millisecond, with the same bits
 	}
-	labels := []string{database.Label("kind", entry.kind), database.Label("user", column(e.UserID)), database.Label("project", column(e.Project)),
+	// Of a kind there are too many to be gone through for the few of one person or project, so these pairs have labels too.
+	labels := []string{database.Label("kind", entry.kind), kindLabel(entry.kind, "user", column(e.UserID)),
+		kindLabel(entry.kind, "project", column(e.Project)), database.Label("user", column(e.UserID)), database.Label("project", column(e.Project)),
 		database.Label("server", column(entry.server))}
 	return tx.AddText(id, labels, database.Words(entry.words))
 }
+
+// kindLabel stands for the entries of a kind with a value of a field.
+func kindLabel(kind, field, value string) string { return database.Label(kind+field, value) }

@@ -159,7 +159,7 @@ func TestVerbsInDocumentsExist(t *testing.T) {
 		for _, line := range commandLines(documents(t)[page]) {
 			words := strings.Fields(line)
 			if slices.Contains(localVerbs, words[0]) || len(words) > 1 && slices.Contains(localVerbs, words[0]+" "+words[1]) {
-				// Those of two words hang below a noun of the console.
+				// Those of two words are named where they belong.
 				if verb := words[0]; slices.Contains(localVerbs, verb) && !strings.Contains(string(local), verb+"Verb(") {
 					t.Errorf("%s: sallyport %s: the program has no such verb", page, verb)
 				}

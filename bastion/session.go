@@ -111,6 +111,7 @@ func (s *session) run(ctx context.Context, work *sync.WaitGroup, decision authz.
 	}
 	s.attach()
 	defer s.detach()
+	work.Go(s.endWhenUnrecorded)
 	// Between the decision and now something may have changed.
 	s.server.live.look(ctx, []*session{s})
 	if up.upstream == nil {
@@ -127,6 +128,18 @@ func (s *session) run(ctx context.Context, work *sync.WaitGroup, decision authz.
 		err = up.err
 	}
 	return s.finish(e, err)
+}
+
+// endWhenUnrecorded ends a session whose own recording has failed, also while
+// nobody types and nothing is shown.
+func (s *session) endWhenUnrecorded() {
+	select {
+	case <-s.recording.Done():
+		if err := s.recording.Err(); errors.Is(err, recorder.ErrFailed) {
+			s.cancel(err)
+		}
+	case <-s.ctx.Done():
+	}
 }
 
 // mayRescue reports whether the session is one that people make room with on a

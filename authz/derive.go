@@ -2,7 +2,6 @@ package authz
 
 import (
 	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"hash/crc32"
 	"maps"
@@ -93,7 +92,7 @@ type derived struct {
 // derive makes from an event, as its leaf tells it, what the tables of commands, transfers and search entries hold.
 func derive(e Event) derived {
 	var d derived
-	server := detail(e, "server")
+	server := detailText(e, "server")
 	if e.ResourceType == "server" && server == "" {
 		_, server, _ = strings.Cut(e.ResourceID, "/")
 	}
@@ -112,33 +111,21 @@ func derive(e Event) derived {
 	return d
 }
 
-// detail is a text of the details, "" when there is none.
-func detail(e Event, name string) string {
-	text, _ := e.Details[name].(string)
-	return text
-}
-
-func numberDetail(e Event, name string) int64 {
-	number, _ := e.Details[name].(json.Number)
-	n, _ := number.Int64()
-	return n
-}
-
 // commandText is the command that an event's details hold, as commandDetail put it there.
 func commandText(e Event) string {
-	if exact, err := base64.StdEncoding.DecodeString(detail(e, "command_base64")); err == nil && len(exact) > 0 {
+	if exact, err := base64.StdEncoding.DecodeString(detailText(e, "command_base64")); err == nil && len(exact) > 0 {
 		return string(exact)
 	}
-	return detail(e, "command")
+	return detailText(e, "command")
 }
 
 func commandOf(e Event) *Command {
-	c := &Command{Session: e.Session, Time: e.Time, User: e.UserID, Project: e.Project, Server: detail(e, "server"),
+	c := &Command{Session: e.Session, Time: e.Time, User: e.UserID, Project: e.Project, Server: detailText(e, "server"),
 		Node: e.Node, Sequence: e.Sequence}
-	switch Action(detail(e, "action")) {
+	switch Action(detailText(e, "action")) {
 	case ActionExec:
 		c.Kind, c.Text, c.Sealed = CommandExec, commandText(e), e.Details["command_sealed"] == true
-		c.Bytes, c.SHA256 = numberDetail(e, "command_bytes"), detail(e, "command_sha256")
+		c.Bytes, c.SHA256 = detailNumber(e, "command_bytes"), detailText(e, "command_sha256")
 		if c.Bytes == 0 {
 			c.Bytes = int64(len(c.Text))
 		}
@@ -152,12 +139,12 @@ func commandOf(e Event) *Command {
 }
 
 func transferOf(e Event) *Transfer {
-	action := Action(detail(e, "action"))
-	t := &Transfer{Operation: string(action), Time: e.Time, User: e.UserID, Session: e.Session, BytesIn: numberDetail(e, "bytes_in"),
-		BytesOut: numberDetail(e, "bytes_out"), Request: detail(e, "request"), Project: e.Project, Server: detail(e, "server"),
-		Node: e.Node, Sequence: e.Sequence, Status: detail(e, "result")}
+	action := Action(detailText(e, "action"))
+	t := &Transfer{Operation: string(action), Time: e.Time, User: e.UserID, Session: e.Session, BytesIn: detailNumber(e, "bytes_in"),
+		BytesOut: detailNumber(e, "bytes_out"), Request: detailText(e, "request"), Project: e.Project, Server: detailText(e, "server"),
+		Node: e.Node, Sequence: e.Sequence, Status: detailText(e, "result")}
 	if t.Status == "exited" {
-		t.Status = "exit " + strconv.FormatInt(numberDetail(e, "exit_code"), 10)
+		t.Status = "exit " + strconv.FormatInt(detailNumber(e, "exit_code"), 10)
 	}
 	switch action {
 	case ActionExec:
@@ -304,7 +291,12 @@ func insertEntry(tx database.Tx, e Event, part int, entry entry) error {
 		}
 		id++ // another node's, in the same millisecond, with the same bits
 	}
-	labels := []string{database.Label("kind", entry.kind), database.Label("user", column(e.UserID)), database.Label("project", column(e.Project)),
+	// Of a kind there are too many to be gone through for the few of one person or project, so these pairs have labels too.
+	labels := []string{database.Label("kind", entry.kind), kindLabel(entry.kind, "user", column(e.UserID)),
+		kindLabel(entry.kind, "project", column(e.Project)), database.Label("user", column(e.UserID)), database.Label("project", column(e.Project)),
 		database.Label("server", column(entry.server))}
 	return tx.AddText(id, labels, database.Words(entry.words))
 }
+
+// kindLabel stands for the entries of a kind with a value of a field.
+func kindLabel(kind, field, value string) string { return database.Label(kind+field, value) }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
@@ -152,12 +153,12 @@ func rebuildSession(tx database.Tx, e Event, done *Rebuilt) error {
 			return err
 		}
 		_, err = tx.Exec(`UPDATE sessions SET ended_at = $1, result = $2, exit_code = $3, bytes_in = $4, bytes_out = $5,
-			head = $6 WHERE id = $7 AND ended_at = 0`, milliseconds(ended), detail(e, "result"), numberDetail(e, "exit_code"),
-			numberDetail(e, "bytes_in"), numberDetail(e, "bytes_out"), detail(e, "head"), e.Session)
+			head = $6 WHERE id = $7 AND ended_at = 0`, milliseconds(ended), detailText(e, "result"), detailNumber(e, "exit_code"),
+			detailNumber(e, "bytes_in"), detailNumber(e, "bytes_out"), detailText(e, "head"), e.Session)
 		return err
 	case "session.kill":
 		_, err := tx.Exec("UPDATE sessions SET killed_at = $1, killed_by = $2, kill_reason = $3 WHERE id = $4",
-			milliseconds(e.Time), e.UserID, detail(e, "reason"), e.Session)
+			milliseconds(e.Time), e.UserID, detailText(e, "reason"), e.Session)
 		return err
 	}
 	return nil
@@ -176,15 +177,15 @@ func reopenSession(tx database.Tx, e Event) error {
 		remote = ""
 	}
 	pty, _ := e.Details["pty"].(bool)
-	number := numberDetail(e, "number")
+	number := detailNumber(e, "number")
 	_, err = tx.Exec(`INSERT INTO sessions (id, node, number, connection, user_name, project, server, account, role,
 			action, command, pty, remote_addr, request, epoch, started_at, ended_at, result, exit_code, bytes_in,
 			bytes_out, head, killed_at, killed_by, kill_reason)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, 0, '', 0, 0, 0, '', 0, '', '')
 		ON CONFLICT (id) DO NOTHING`,
-		e.Session, e.Node, number, e.Connection, e.UserID, e.Project, detail(e, "server"), detail(e, "account"),
-		detail(e, "role"), detail(e, "action"), []byte(commandText(e)), pty, remote, detail(e, "request"),
-		detail(e, "epoch"), milliseconds(started))
+		e.Session, e.Node, number, e.Connection, e.UserID, e.Project, detailText(e, "server"), detailText(e, "account"),
+		detailText(e, "role"), detailText(e, "action"), []byte(commandText(e)), pty, remote, detailText(e, "request"),
+		detailText(e, "epoch"), milliseconds(started))
 	if err != nil {
 		return err
 	}
@@ -209,8 +210,19 @@ func placeholders(tx database.Tx, e Event) error {
 	return err
 }
 
+func detailText(e Event, name string) string {
+	text, _ := e.Details[name].(string)
+	return text
+}
+
+func detailNumber(e Event, name string) int64 {
+	number, _ := e.Details[name].(json.Number)
+	n, _ := number.Int64() // no number is 0, as in the table
+	return n
+}
+
 func detailTime(e Event, name string) (time.Time, error) {
-	t, err := time.Parse(time.RFC3339Nano, detail(e, name))
+	t, err := time.Parse(time.RFC3339Nano, detailText(e, name))
 	if err != nil {
 		return time.Time{}, fmt.Errorf("%s of %s: %w", name, e.OpType, err)
 	}

@@ -79,10 +79,10 @@ func (q SearchQuery) compile() (compiled, error) {
 	}
 	for _, narrow := range []struct{ field, value string }{{"user", q.User}, {"project", q.Project}, {"server", q.Server}} {
 		if narrow.value != "" {
-			c.text.Labels = append(c.text.Labels, []string{database.Label(narrow.field, column(narrow.value))})
+			c.text.Labels = append(c.text.Labels, c.labelsOf(narrow.field, column(narrow.value)))
 		}
 	}
-	if len(q.Kinds) > 0 {
+	if len(q.Kinds) > 0 && q.User == "" && q.Project == "" {
 		c.text.Labels = append(c.text.Labels, labels("kind", q.Kinds))
 	}
 	c.text.First, c.text.Before = firstEntry(q.From), int64(1)<<62
@@ -97,6 +97,17 @@ func (q SearchQuery) compile() (compiled, error) {
 		c.text.Before = min(c.text.Before, place)
 	}
 	return c, nil
+}
+
+// labelsOf are the labels of a value of a field, of which an entry must bear one.
+func (q SearchQuery) labelsOf(field, value string) (labels []string) {
+	if field == "server" || len(q.Kinds) == 0 {
+		return []string{database.Label(field, value)}
+	}
+	for _, kind := range q.Kinds {
+		labels = append(labels, kindLabel(kind, field, value))
+	}
+	return labels
 }
 
 func labels(field string, values []string) []string {
@@ -246,6 +257,13 @@ func (a *Authority) visibleHits(tx database.Tx, by Actor, scope sessionScope, c 
 			f.add(narrow.condition, column(narrow.value))
 		}
 	}
+	if len(c.Kinds) > 0 {
+		kinds := make([]any, len(c.Kinds))
+		for i, kind := range c.Kinds {
+			kinds[i] = kind
+		}
+		f.add("kind IN ("+strings.Repeat("?, ", len(kinds)-1)+"?)", kinds...)
+	}
 	err = tx.Each(func(row database.Scanner) error {
 		var (
 			id   int64
@@ -282,7 +300,7 @@ func (h *Hit) fill(leaf []byte) error {
 	default:
 		h.Text = e.OpType + " " + e.ResourceType + " " + e.ResourceID
 		for _, name := range []string{"query", "reason", "sentence", "command"} {
-			if text := detail(e, name); text != "" {
+			if text := detailText(e, name); text != "" {
 				h.Text += ": " + text
 				break
 			}

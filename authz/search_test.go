@@ -305,3 +305,32 @@ func TestSearchRefusesQuestionsWithoutSense(t *testing.T) {
 		}
 	}
 }
+
+// Whatever stands in an event, the index of either engine takes it: an event that could not be recorded would stop what it tells of.
+func TestTheIndexTakesEveryEvent(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		for name, text := range map[string]string{
+			"many words":     strings.Repeat("a b c d e f g ", maxDetail/14),
+			"one word":       strings.Repeat("x", maxDetail),
+			"growing":        strings.Repeat("\ufdfa", maxDetail/3), // eighteen characters in the compatible form
+			"controls":       strings.Repeat("\x00\u202e'\\\"", 500),
+			"not UTF-8":      strings.Repeat("\xff\xc0a", 1000),
+			"wide":           strings.Repeat("\U0001d504", maxDetail/4),
+			"without spaces": strings.Repeat("\u57fa", maxDetail/3),
+		} {
+			details := map[string]any{"needle": "findme"}
+			for i := range 20 {
+				details[fmt.Sprintf("text%02d", i)] = text
+			}
+			id, err := w.Record(t.Context(), Event{UserID: text[:64], OpType: "test." + name, ResourceType: "test", ResourceID: text[:64],
+				RemoteAddr: "-", Details: details})
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+				continue
+			}
+			if hits := w.search("odin", SearchQuery{Text: "findme " + id}); len(hits) != 1 {
+				t.Errorf("%s: found %d times", name, len(hits))
+			}
+		}
+	})
+}

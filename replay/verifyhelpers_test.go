@@ -135,7 +135,6 @@ type recorded struct {
 	w       *trec.Writer
 	leaf    int
 	at      time.Time
-	leaves  []trec.Hash
 }
 
 func (s *state) begin(t testing.TB, session string) *recorded {

@@ -224,6 +224,9 @@ func indexPurgeVerb(s streams) *cobra.Command {
 				if err != nil {
 					return err
 				}
+				if len(removed) == 0 {
+					fmt.Fprintf(s.err, "sallyport: nothing of %s is in the index; `index ls` shows whose sessions are\n", console.Clean(epoch))
+				}
 				return tellRemoved(c, s, removed)
 			})
 		}}

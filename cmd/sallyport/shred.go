@@ -110,6 +110,8 @@ func (f *shredding) run(c *cobra.Command, s streams, files []string, statement e
 	if wantsJSON(c) {
 		return printJSON(s, map[string]any{"statement": out, "files": statement.Files, "epoch": statement.Epoch, "signed": f.sign != ""})
 	}
+	fmt.Fprintf(s.err, "sallyport: what you indexed of its recordings can still be read; `sallyport index purge --epoch %s` erases it\n",
+		console.Clean(statement.Epoch))
 	_, err = fmt.Fprintf(s.out, "%d files are destroyed. The statement goes to the gate:\n\n  ssh GATE epoch destroy %s --statement --reason %s < %s\n",
 		len(files), statement.Epoch, wordlist.Quote(wordlist.Quote(f.reason)), out)
 	return err

@@ -14,9 +14,10 @@ import (
 
 // Limits of full text.
 const (
-	maxWord    = 64     // characters of one word; the rest of a longer one is not looked at
-	maxWords   = 16_000 // of one text; PostgreSQL counts positions to 16,383
-	maxPhrases = 32     // of one question
+	maxWord    = 64        // characters of one word; the rest of a longer one is not looked at
+	maxWords   = 16_000    // of one text; PostgreSQL counts positions to 16,383
+	maxBytes   = 256 << 10 // of the words of one text; PostgreSQL takes 1 MiB with all that it adds
+	maxPhrases = 32        // of one question
 )
 
 // Words splits a text into the words by which it is found: runs of letters, marks and digits, in
@@ -28,16 +29,17 @@ func Words(text string) []string {
 		words   []string
 		current strings.Builder
 		length  int
+		total   int // bytes
 	)
 	end := func() {
-		if length > 0 && len(words) < maxWords {
+		if total += current.Len(); length > 0 && len(words) < maxWords && total <= maxBytes {
 			words = append(words, current.String())
 		}
 		current.Reset()
 		length = 0
 	}
 	for _, r := range norm.NFKC.String(strings.ToValidUTF8(text, " ")) {
-		if len(words) == maxWords {
+		if len(words) == maxWords || total > maxBytes {
 			break
 		}
 		switch {

@@ -57,7 +57,7 @@ var onlyIn = map[string][]string{
 	"go.yaml.in/yaml/v4":                  {"internal/config"},
 	"filippo.io/age":                      {"recorder", "recorder/epoch", "recorder/trec", "replay", "bastion/console", "internal/node", "internal/demo", "cmd/sallyport"},
 	"github.com/klauspost/compress":       {"recorder/trec"},
-	"golang.org/x/mod":                    {"recorder/ledger", "recorder/tlog", "recorder/trec", "recorder/witness"},
+	"golang.org/x/mod":                    {"recorder/ledger", "recorder/tlog", "recorder/trec", "recorder/witness", "replay"},
 	"github.com/transparency-dev/formats": {"recorder/tlog", "recorder/witness"},
 	"github.com/prometheus/client_golang": {"bastion", "internal/node", "recorder"},
 }

@@ -115,16 +115,7 @@ func (w *crashSite) restart() {
 	w.t.Helper()
 	w.settle()
 	crashed := filepath.Join(w.t.TempDir(), "state")
-	for deadline := time.Now().Add(20 * time.Second); ; {
-		err := os.CopyFS(crashed, os.DirFS(w.config.State))
-		if err == nil {
-			break
-		}
-		if time.Now().After(deadline) {
-			w.t.Fatal(err)
-		}
-		w.must(os.RemoveAll(crashed)) // a file was renamed under the copy
-	}
+	copyWhole(w.t, crashed, w.config.State)
 	for _, rec := range w.live {
 		_, err := rec.Close(w.t.Context(), "exited")
 		w.must(err)

@@ -35,6 +35,7 @@ func (n *Node) Run(ctx context.Context) error {
 	background.Go(func() { n.Server.Watch(late) })
 	background.Go(func() { n.serveHTTP(late) })
 	background.Go(func() { n.tidy(late) })
+	background.Go(func() { n.vouching.run(late) })
 	background.Go(func() { n.watchEpochs(late) })
 	background.Go(func() { n.vault.Run(late) })
 	background.Go(func() { n.watchScrub(late) })

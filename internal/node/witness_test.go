@@ -12,6 +12,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"io"
 	"log/slog"
 	"math/big"
@@ -382,5 +383,38 @@ func TestVouchingRefusesAWrongPolicy(t *testing.T) {
 		if _, err := newVouching(options); err == nil {
 			t.Errorf("%s is taken", name)
 		}
+	}
+}
+
+// TestTheNodeFeedsItsWitnesses: what the configuration names is asked while the node runs.
+func TestTheNodeFeedsItsWitnesses(t *testing.T) {
+	_, c := initialised(t)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := make(chan struct{})
+	var group sync.WaitGroup
+	group.Go(func() {
+		if conn, err := listener.Accept(); err == nil {
+			close(asked)
+			conn.Close()
+		}
+	})
+	defer group.Wait()
+	defer listener.Close()
+	c.Syslog.Address = listener.Addr().String()
+	n := opened(t, c)
+	stop := running(t, n)
+	eventually(t, "the log server is asked", func() bool {
+		select {
+		case <-asked:
+			return true
+		default:
+			return false
+		}
+	})
+	if err := errors.Join(stop(), n.Close()); err != nil {
+		t.Error(err)
 	}
 }

@@ -213,6 +213,10 @@ func (t Tx) FindText(q TextQuery) (ids []int64, err error) {
 	statement := `SELECT rowid FROM search_words WHERE search_words MATCH $1 AND rowid >= $2 AND rowid < $3
 		ORDER BY rowid DESC LIMIT $4`
 	if t.engine == PostgreSQL {
+		// Whether to go by the words or by the ids depends on how common the words are, so a plan for any words is the wrong one.
+		if _, err := t.Exec("SET LOCAL plan_cache_mode = force_custom_plan"); err != nil {
+			return nil, err
+		}
 		statement = `SELECT id FROM search_words WHERE words @@ $1::tsquery AND id >= $2 AND id < $3
 			ORDER BY id DESC LIMIT $4`
 	}

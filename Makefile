@@ -24,7 +24,10 @@ TESTTIME ?= 15m
 # Packages to test; narrow it while working: make test PKG=./authz/...
 PKG      ?= ./...
 
-.PHONY: build demo test oracle bench check fmt fuzz
+# Kills of a loaded gate in make faults.
+RUNS     ?= 1000
+
+.PHONY: build demo test oracle bench check faults fmt fuzz
 
 build:
 	scripts/packages.sh build
@@ -66,6 +69,12 @@ bench:
 	$(MAKE) --no-print-directory build
 	go run ./scripts/bench -gate bin/sallyport
 	SALLYPORT_FULL=1 go test -count=1 -timeout $(TESTTIME) -v -run ConstantMemory -bench Seek ./replay
+
+# Kills a loaded gate at random points, and lets each system call of its storage fail once.
+faults:
+	scripts/packages.sh build
+	$(MAKE) --no-print-directory build
+	go run ./scripts/faults -gate bin/sallyport -runs $(RUNS)
 
 # Runs every fuzz target for FUZZTIME, one after the other.
 fuzz:

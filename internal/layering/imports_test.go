@@ -31,7 +31,8 @@ var layers = [][]string{
 	{"internal/demo"},
 	{"cmd/sallyport"},
 	{"internal/testkit"},
-	{"scripts/bench"},
+	{"internal/testgate"},
+	{"scripts/bench", "scripts/faults"},
 }
 
 // onlyIn names dependencies that are not to be had everywhere. Test files may
@@ -47,7 +48,8 @@ var onlyIn = map[string][]string{
 	"testing":                             {"internal/testkit"},
 	"github.com/rogpeppe/go-internal":     {},
 	"go.uber.org/goleak":                  {},
-	module + "/internal/testkit":          {"scripts/bench"},
+	module + "/internal/testkit":          {"internal/testgate", "scripts/bench", "scripts/faults"},
+	module + "/internal/testgate":         {"scripts/bench", "scripts/faults"},
 	"github.com/spf13/cobra":              {"bastion/console", "cmd/sallyport"},
 	"github.com/mattn/go-sqlite3":         {"internal/database"},
 	"github.com/pressly/goose/v3":         {"internal/database"},

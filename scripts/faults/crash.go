@@ -204,7 +204,7 @@ func (k *chain) serving(ctx context.Context, g *testgate.Gate) error {
 	if k.pending == nil {
 		return nil
 	}
-	t, err := k.evidence.check(ctx, k.server, k.pending, k.how, &k.number)
+	t, err := k.evidence.check(ctx, k.pending.witnesses(k.server), k.how, &k.number)
 	k.pending = nil
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -235,6 +235,18 @@ func (p *program) write(channel ssh.Channel, name string, b []byte) bool {
 	return err == nil
 }
 
+// began reports whether all these programs have been started.
+func (d *dataServer) began(names ...string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, name := range names {
+		if d.programs[name] == nil {
+			return false
+		}
+	}
+	return true
+}
+
 // take returns what the data server knows of a program, once that has ended;
 // nil when it never began.
 func (d *dataServer) take(name string) *program {

@@ -32,7 +32,7 @@ func (r report) Write(p []byte) (int, error) {
 // TestPromise3_NothingAcknowledgedIsLost is a sample of what `make faults` does.
 func TestPromise3_NothingAcknowledgedIsLost(t *testing.T) {
 	o := options{binary: built(t), dir: t.TempDir(), runs: 50, chain: 25, whole: 10, parallel: 2, people: 20,
-		load: 250 * time.Millisecond, seed: uint64(time.Now().UnixNano()), keep: true}
+		load: 250 * time.Millisecond, seed: uint64(time.Now().UnixNano()), keep: true, perClass: 1, points: 16}
 	if err := run(t.Context(), o, report{t}); err != nil {
 		t.Fatal(err)
 	}

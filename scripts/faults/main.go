@@ -38,7 +38,8 @@ type options struct {
 	people   int           // of the site
 	load     time.Duration // longest time under load before a kill
 	seed     uint64
-	points   int // system calls that fail, at most; 0: none
+	perClass int // calls of a kind that fail; 0: none
+	points   int // faults, at most; 0: all
 	keep     bool
 }
 
@@ -52,6 +53,8 @@ func main() {
 	flag.IntVar(&o.parallel, "parallel", 2, "states at once")
 	flag.IntVar(&o.people, "people", 48, "people of the site; a login uses one of their codes up")
 	flag.DurationVar(&o.load, "load", 400*time.Millisecond, "longest time under load before a kill")
+	flag.IntVar(&o.perClass, "calls", 4, "let so many of each kind of system call fail, in each way; 0: none")
+	flag.IntVar(&o.points, "points", 0, "a sample of so many faults; 0: all of them")
 	flag.Uint64Var(&o.seed, "seed", rand.Uint64(), "decides what chance decides, as far as the machine's own timing permits")
 	flag.BoolVar(&o.keep, "keep", false, "keep the states")
 	flag.Parse()
@@ -65,8 +68,8 @@ func main() {
 }
 
 func run(ctx context.Context, o options, out io.Writer) (err error) {
-	if o.runs < 0 || o.chain < 1 || o.whole < 1 || o.parallel < 1 || o.people < 1 || o.load <= 0 {
-		return errors.New("chain, whole, parallel and people are at least 1, and load is longer than nothing")
+	if o.runs < 0 || o.perClass < 0 || o.points < 0 || o.chain < 1 || o.whole < 1 || o.parallel < 1 || o.people < 2 || o.load <= 0 {
+		return errors.New("chain, whole and parallel are at least 1, people 2, and load is longer than nothing")
 	}
 	if o.dir == "" {
 		if o.dir, err = os.MkdirTemp("", "sallyport-faults-"); err != nil {
@@ -84,7 +87,15 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 	}
 	defer server.Close()
 	fmt.Fprintf(out, "seed %d, states in %s\n", o.seed, o.dir)
-	return (&crashes{o: o, site: site, server: server, out: out}).run(ctx)
+	if o.runs > 0 {
+		if err := (&crashes{o: o, site: site, server: server, out: out}).run(ctx); err != nil {
+			return err
+		}
+	}
+	if o.perClass > 0 {
+		return (&points{o: o, site: site, server: server, out: out}).run(ctx)
+	}
+	return nil
 }
 
 // makeSite makes the state that everything begins with, and its data server.

@@ -114,19 +114,35 @@ func (i *injector) start(command *exec.Cmd) (<-chan struct{}, error) {
 	go func() {
 		defer close(exited)
 		runtime.LockOSThread() // and never unlocked, so that the thread ends with this goroutine
-		listener, err := install()
-		if err != nil {
-			started <- err
+		if unix.Gettid() == unix.Getpid() {
+			// The first thread of a process never ends; while it is held here, another goroutine gets another.
+			var other sync.WaitGroup
+			other.Go(func() {
+				runtime.LockOSThread()
+				i.life(command, started)
+			})
+			other.Wait()
+			runtime.UnlockOSThread()
 			return
 		}
-		i.work.Go(func() { i.err = i.supervise(listener, command) })
-		err = command.Start()
-		started <- err
-		if err == nil {
-			_ = command.Wait() // command.ProcessState tells how it ended
-		}
+		i.life(command, started)
 	}()
 	return exited, <-started
+}
+
+// life is the program's, from the thread that has the filter.
+func (i *injector) life(command *exec.Cmd, started chan<- error) {
+	listener, err := install()
+	if err != nil {
+		started <- err
+		return
+	}
+	i.work.Go(func() { i.err = i.supervise(listener, command) })
+	err = command.Start()
+	started <- err
+	if err == nil {
+		_ = command.Wait() // command.ProcessState tells how it ended
+	}
 }
 
 // install puts the filter on this thread and returns the supervisor's end.

@@ -161,7 +161,7 @@ func (k *chain) kill(ctx context.Context, run int) error {
 	}
 	k.startTime = time.Since(began)
 	if run%k.o.whole == 0 {
-		if err := k.evidence.whole(); err != nil {
+		if err := k.evidence.whole(ctx); err != nil {
 			return err
 		}
 	}
@@ -255,7 +255,7 @@ func (k *chain) finish(ctx context.Context) error {
 	if !g.Command.ProcessState.Success() {
 		return fmt.Errorf("the last gate ended with %v", g.Command.ProcessState)
 	}
-	return k.evidence.whole()
+	return k.evidence.whole(ctx)
 }
 
 // pause waits for a time, or until ctx ends.

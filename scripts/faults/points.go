@@ -271,7 +271,7 @@ func (p *points) after(ctx context.Context, s *scenario, site *testgate.Site, l 
 	}
 	var number int64
 	_, err = e.check(ctx, append(l.witnesses(p.server), s.left...), interrupted{}, &number)
-	return errors.Join(err, g.Stop(), e.whole())
+	return errors.Join(err, g.Stop(), e.whole(ctx))
 }
 
 // untouched says whether everybody got everything.

@@ -41,7 +41,7 @@ func newEvidence(site *testgate.Site) (*evidence, error) {
 }
 
 func (e *evidence) file(session string) string {
-	return filepath.Join(e.site.Config.Recording.Dir, session+".rec")
+	return filepath.Join(e.site.Config.Recording.Dir, session+replay.Extension)
 }
 
 // recording verifies and reads one session's recording; name is that of its stream.
@@ -80,8 +80,8 @@ func (e *evidence) recording(session, name string) (*recorded, error) {
 }
 
 // whole verifies all of the node: every recording, the ledger, and one against the other.
-func (e *evidence) whole() error {
-	report, err := replay.VerifyDir(e.site.Config.State, e.site.NodeKey, nil)
+func (e *evidence) whole(ctx context.Context) error {
+	report, err := replay.VerifyDir(ctx, e.site.Config.State, e.site.NodeKey)
 	if err == nil && !report.Intact {
 		err = fmt.Errorf("the node does not verify:\n%s", report.Text())
 	}

@@ -124,8 +124,8 @@ func (g *Gate) Stop() error {
 	}
 }
 
-// cipher is the same on every leg of every measurement.
-const cipher = ssh.CipherAES128GCM
+// Cipher is that of every connection to the gate.
+const Cipher = ssh.CipherAES128GCM
 
 // Dial logs a person in to the project, with key and one-time code.
 func (g *Gate) Dial(ctx context.Context, p *Person) (*ssh.Client, error) {
@@ -144,7 +144,7 @@ func (g *Gate) Dial(ctx context.Context, p *Person) (*ssh.Client, error) {
 		// The gate also has a host certificate; the plain key is what is pinned here.
 		HostKeyAlgorithms: []string{ssh.KeyAlgoED25519},
 		HostKeyCallback:   ssh.FixedHostKey(g.Site.Host)}
-	c.Ciphers = []string{cipher}
+	c.Ciphers = []string{Cipher}
 	stream, err := new(net.Dialer).DialContext(ctx, "tcp", g.Address)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", p.Name, err)

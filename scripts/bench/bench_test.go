@@ -78,7 +78,7 @@ func TestRecorderReportSaysWhatIsMissed(t *testing.T) {
 	if err := reportRecorder(&out, "machine", 3, values); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"<= 0.3", ">= 200000  1000000", "missed"} {
+	for _, want := range []string{"<= 0.3", ">= 200000   1000000", "missed"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the report lacks %q:\n%s", want, out.String())
 		}

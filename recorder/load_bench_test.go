@@ -27,7 +27,7 @@ func busy(b *testing.B, r *Recorder, sessions int) []*Recording {
 	keys := testKeys(b)
 	var all []*Recording
 	for i := range sessions {
-		all = append(all, start(b, r, fmt.Sprintf("S-BENCH%d", i), true, keys))
+		all = append(all, start(b, r, fmt.Sprintf("S-BENCH%dOF%d", i, sessions), true, keys))
 	}
 	return all
 }
@@ -143,41 +143,46 @@ func BenchmarkBulkProcessor(b *testing.B) {
 
 // BenchmarkSessionMemory is what one more session takes of heap and stacks,
 // idle (after a screen of output) and while all of them are shown 4 KiB at a time.
+// What all sessions share, compressors above all, is there before.
 func BenchmarkSessionMemory(b *testing.B) {
 	const sessions = 100
-	for _, kind := range []string{"idle", "busy"} {
-		b.Run(kind, func(b *testing.B) {
+	for name, frames := range map[string]int{"idle": 1, "busy": 100} {
+		b.Run(name, func(b *testing.B) {
 			for range b.N {
 				r := open(b, benchOptions(b))
 				before := inUse()
+				work(b, busy(b, r, 2*runtime.GOMAXPROCS(0)), 300)
+				shared := inUse()
 				all := busy(b, r, sessions)
-				frames := 1
-				if kind == "busy" {
-					frames = 100
-				}
-				var group sync.WaitGroup
-				for i, rec := range all {
-					group.Go(func() {
-						source := rand.NewChaCha8([32]byte{byte(i)})
-						data := make([]byte, 4<<10)
-						for range frames {
-							_, _ = source.Read(data)
-							if p, err := rec.Append(Frame{Kind: KindOutput, Data: bytes.Clone(data)}); err != nil || rec.Wait(context.Background(), p) != nil {
-								b.Error("a frame did not become durable")
-								return
-							}
-						}
-					})
-				}
-				group.Wait()
-				b.ReportMetric(float64(inUse()-before)/sessions/1000, "KB/session")
+				work(b, all, frames)
+				b.ReportMetric(float64(inUse()-shared)/sessions/1000, "KB/session")
+				b.ReportMetric(float64(shared-before)/1e6, "MB-shared")
 				for _, rec := range all {
 					closeBench(b, rec)
 				}
-				shut(b, r)
 			}
 		})
 	}
+}
+
+// work shows frames of 4 KiB in all sessions at once.
+func work(b *testing.B, all []*Recording, frames int) {
+	b.Helper()
+	var group sync.WaitGroup
+	for i, rec := range all {
+		group.Go(func() {
+			source := rand.NewChaCha8([32]byte{byte(i)})
+			data := make([]byte, 4<<10)
+			for range frames {
+				_, _ = source.Read(data)
+				if p, err := rec.Append(Frame{Kind: KindOutput, Data: data}); err != nil || rec.Wait(context.Background(), p) != nil {
+					b.Error("a frame did not become durable")
+					return
+				}
+			}
+		})
+	}
+	group.Wait()
 }
 
 // inUse is the memory that the program needs now, in bytes.

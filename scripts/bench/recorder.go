@@ -60,6 +60,7 @@ var recorderFigures = []recorderFigure{
 	{label: "ledger, 1 writer", folder: "recorder/ledger", benchmark: "Append/writers=1", metric: "appends/s", unit: "appends/s", scale: 1},
 	{label: "the same, p50", folder: "recorder/ledger", benchmark: "Append/writers=1", metric: "p50-µs", unit: "ms", scale: 1e-3},
 	{label: "ledger, 256 writers", folder: "recorder/ledger", benchmark: "Append/writers=256", metric: "appends/s", unit: "appends/s", scale: 1},
+	{label: "memory that all sessions share", folder: "recorder", benchmark: "SessionMemory/idle", metric: "MB-shared", unit: "MB", scale: 1},
 	{label: "memory of a session, idle", folder: "recorder", benchmark: "SessionMemory/idle", metric: "KB/session", unit: "KB", scale: 1, aim: 600},
 	{label: "memory of a session, busy", folder: "recorder", benchmark: "SessionMemory/busy", metric: "KB/session", unit: "KB", scale: 1, aim: 600},
 }

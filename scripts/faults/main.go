@@ -53,7 +53,7 @@ func main() {
 	flag.IntVar(&o.parallel, "parallel", 2, "states at once")
 	flag.IntVar(&o.people, "people", 48, "people of the site; a login uses one of their codes up")
 	flag.DurationVar(&o.load, "load", 400*time.Millisecond, "longest time under load before a kill")
-	flag.IntVar(&o.perClass, "calls", 4, "let so many of each kind of system call fail, in each way; 0: none")
+	flag.IntVar(&o.perClass, "calls", 3, "let so many of each kind of system call fail, in each way; 0: none")
 	flag.IntVar(&o.points, "points", 0, "a sample of so many faults; 0: all of them")
 	flag.Uint64Var(&o.seed, "seed", rand.Uint64(), "decides what chance decides, as far as the machine's own timing permits")
 	flag.BoolVar(&o.keep, "keep", false, "keep the states")

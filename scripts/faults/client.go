@@ -30,7 +30,6 @@ type client struct {
 	exited     bool         // an exit status came
 	status     int
 	err        error // why it did not begin
-	begun      bool
 }
 
 // load is a number of people at work until the gate goes away.
@@ -124,7 +123,6 @@ func (c *client) run(conn *ssh.Client, once bool, began func()) {
 	if c.err = c.begin(s, once); c.err != nil {
 		return
 	}
-	c.begun = true
 	began()
 	switch c.kind {
 	case kindKeys:

@@ -46,12 +46,6 @@ func (w *world) setProject(name string, change func(p *Project)) {
 	w.ok(w.SetProject(w.t.Context(), w.as("adam"), p, "as the steering group decided"))
 }
 
-func (w *world) exporter(user string) {
-	w.t.Helper()
-	w.ok(w.EndMember(w.t.Context(), w.as("mia"), w.member[user].ID, "another role"))
-	w.add("mia", user, RoleExporter)
-}
-
 func TestCommandsAndTransfersFollowFromSessions(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
 		s := w.exec("erin", "samtools view /data/a1.bam\xff")

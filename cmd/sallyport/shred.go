@@ -104,7 +104,7 @@ func (f *shredding) run(c *cobra.Command, s streams, files []string, statement e
 	}
 	if f.sign == "" {
 		fmt.Fprintln(s.err, "sallyport: the statement is not signed; sign it with --sign, or by hand")
-	} else if text, err = f.signed(c, s, out, text); err != nil {
+	} else if _, err = f.signed(c, s, out, text); err != nil {
 		return err
 	}
 	if wantsJSON(c) {

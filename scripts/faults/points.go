@@ -92,7 +92,7 @@ func (p *points) run(ctx context.Context) error {
 				if ctx.Err() != nil {
 					continue
 				}
-				if err := p.play(ctx, next.s, next.f); err != nil {
+				if err := p.play(ctx, next.s, next.f); err != nil && ctx.Err() == nil { // else the whole run was interrupted
 					p.mu.Lock()
 					fmt.Fprintf(p.out, "FAILED: %s, %v: %v\n", next.s.name, next.f, err)
 					failed++

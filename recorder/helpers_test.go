@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/ed25519"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -15,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"sallyport/internal/testkit"
 	"sallyport/recorder/ledger"
 	"sallyport/recorder/trec"
 )
@@ -290,64 +290,10 @@ func patience(t testing.TB) context.Context {
 	return ctx
 }
 
-// copyState copies a state folder as it is, as a crash would leave it. Copying takes
-// a while and a crash does not, so it is done again when something was changed meanwhile.
+// copyState copies a state folder as it is, as a crash would leave it.
 func copyState(t testing.TB, from string) string {
 	t.Helper()
-	for {
-		before := stateOf(t, from)
-		to := copyOnce(t, from)
-		if stateOf(t, from) == before {
-			return to
-		}
-		must(t, os.RemoveAll(to))
-	}
-}
-
-// stateOf names every file with its size and time of change.
-func stateOf(t testing.TB, dir string) string {
-	t.Helper()
-	var b strings.Builder
-	must(t, filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
-		if errors.Is(err, os.ErrNotExist) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if info, err := d.Info(); err == nil {
-			fmt.Fprintln(&b, path, info.Size(), info.ModTime().UnixNano())
-		}
-		return nil
-	}))
-	return b.String()
-}
-
-func copyOnce(t testing.TB, from string) string {
-	t.Helper()
-	to := t.TempDir()
-	must(t, filepath.WalkDir(from, func(path string, d os.DirEntry, err error) error {
-		if err != nil {
-			if errors.Is(err, os.ErrNotExist) {
-				return nil // it was just renamed or removed
-			}
-			return err
-		}
-		name, err := filepath.Rel(from, path)
-		if err != nil {
-			return err
-		}
-		if d.IsDir() {
-			return os.MkdirAll(filepath.Join(to, name), 0o700)
-		}
-		data, err := os.ReadFile(path)
-		if errors.Is(err, os.ErrNotExist) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		return os.WriteFile(filepath.Join(to, name), data, 0o600)
-	}))
+	to := filepath.Join(t.TempDir(), "state")
+	testkit.CopyState(t, to, from)
 	return to
 }

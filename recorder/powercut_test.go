@@ -137,7 +137,10 @@ func playUntilPowerCut(t *testing.T, r *Recorder, keys EpochKeys, shown *atomic.
 		return
 	}
 	source := rand.New(rand.NewPCG(1, 1))
-	for range 30 {
+	for n := range 30 {
+		if n%8 == 7 {
+			awaitSeal(r.Path("S-1"), rec)
+		}
 		noise := make([]byte, 16<<10)
 		for i := range noise {
 			noise[i] = byte(source.Uint32())
@@ -157,10 +160,35 @@ func playUntilPowerCut(t *testing.T, r *Recorder, keys EpochKeys, shown *atomic.
 	_, _ = rec.Close(t.Context(), "exited") // it fails when the power is off
 }
 
+// awaitSeal returns once the file has grown, so that the script has a commit here however
+// fast the machine is, or when the recording has failed.
+func awaitSeal(path string, rec *Recording) {
+	size := func() int64 {
+		info, err := os.Stat(path)
+		if err != nil {
+			return 0
+		}
+		return info.Size()
+	}
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	before := size()
+	for range 400 {
+		if size() != before {
+			return
+		}
+		select {
+		case <-rec.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
 // afterPowerCut makes what a disk may hold afterwards, and recovers it.
 func afterPowerCut(t *testing.T, random *rand.Rand, left string, keys EpochKeys, acknowledged Position, durable int64) {
 	t.Helper()
-	state := copyOnce(t, left)
+	state := copyState(t, left)
 	path := filepath.Join(state, "recordings", "S-1.trec")
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"sallyport/internal/testkit"
 	"sallyport/recorder"
 	"sallyport/replay"
 )
@@ -139,7 +140,7 @@ func TestPromise4_WhatTheRecorderWritesVerifies(t *testing.T) {
 
 	// The power goes: what was on the disk is all that is left.
 	crashed := filepath.Join(t.TempDir(), "state")
-	must(t, os.CopyFS(crashed, os.DirFS(e.dir)))
+	testkit.CopyState(t, crashed, e.dir)
 	_ = value[recorder.Result](t)(live.Close(t.Context(), "exit"))
 	files.Receipts = append(files.Receipts, value[string](t)(e.rec.Ledger().Receipt(results[0].Index)))
 	e.stop(t)

@@ -15,6 +15,7 @@ import (
 
 	"sallyport/authz"
 	"sallyport/internal/config"
+	"sallyport/internal/testkit"
 	"sallyport/recorder"
 	"sallyport/replay"
 )
@@ -115,7 +116,7 @@ func (w *crashSite) restart() {
 	w.t.Helper()
 	w.settle()
 	crashed := filepath.Join(w.t.TempDir(), "state")
-	copyWhole(w.t, crashed, w.config.State)
+	testkit.CopyState(w.t, crashed, w.config.State)
 	for _, rec := range w.live {
 		_, err := rec.Close(w.t.Context(), "exited")
 		w.must(err)

@@ -22,6 +22,7 @@ import (
 	"sallyport/authz"
 	"sallyport/bastion"
 	"sallyport/internal/config"
+	"sallyport/internal/testkit"
 	"sallyport/recorder"
 	"sallyport/recorder/ledger"
 )
@@ -438,7 +439,7 @@ func TestASessionLeftByACrashIsClosed(t *testing.T) {
 	}
 	copied := filepath.Join(t.TempDir(), "copy")
 	for _, part := range []string{"keys", "state"} { // what a crash at this moment leaves
-		copyWhole(t, filepath.Join(copied, part), filepath.Join(filepath.Dir(c.File), part))
+		testkit.CopyState(t, filepath.Join(copied, part), filepath.Join(filepath.Dir(c.File), part))
 	}
 	text, err := os.ReadFile(c.File)
 	if err != nil {
@@ -606,23 +607,6 @@ func TestSocketIsNotStolen(t *testing.T) {
 	}
 	if _, err := listenSocket(filepath.Join(dir, "t"), "no-such-group-here"); err == nil {
 		t.Error("an unknown group was accepted")
-	}
-}
-
-// copyWhole copies a folder in which files may be renamed meanwhile: then it begins anew.
-func copyWhole(t *testing.T, to, from string) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; {
-		err := os.CopyFS(to, os.DirFS(from))
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-		if err := os.RemoveAll(to); err != nil {
-			t.Fatal(err)
-		}
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/ed25519"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -13,6 +12,7 @@ import (
 
 	"golang.org/x/mod/sumdb/note"
 
+	"sallyport/internal/testkit"
 	"sallyport/recorder/journal"
 )
 
@@ -95,45 +95,12 @@ func (w *world) stop() {
 func (w *world) crash() *world {
 	w.t.Helper()
 	dir := w.t.TempDir()
-	must(w.t, copyTree(dir, w.dir))
+	testkit.CopyState(w.t, dir, w.dir)
 	o := w.options
 	o.Dir, o.KeysDir = filepath.Join(dir, "ledger"), filepath.Join(dir, "ledger-keys")
 	after := &world{t: w.t, dir: dir, options: o}
 	w.t.Cleanup(after.stop)
 	return after
-}
-
-func copyTree(to, from string) error {
-	return filepath.Walk(from, func(path string, info os.FileInfo, err error) error {
-		if err != nil {
-			if os.IsNotExist(err) {
-				return nil // a temporary name that was renamed meanwhile
-			}
-			return err
-		}
-		relative, err := filepath.Rel(from, path)
-		if err != nil {
-			return err
-		}
-		if info.IsDir() {
-			return os.MkdirAll(filepath.Join(to, relative), 0o700)
-		}
-		in, err := os.Open(path)
-		if os.IsNotExist(err) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		defer in.Close()
-		out, err := os.Create(filepath.Join(to, relative))
-		if err != nil {
-			return err
-		}
-		defer out.Close()
-		_, err = io.Copy(out, in)
-		return err
-	})
 }
 
 func event(sequence int64, project string) []byte {

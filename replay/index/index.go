@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"io/fs"
 	"iter"
+	"math"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -116,7 +117,10 @@ const batch = 2000
 // placeBits are the bits of an id below its time in milliseconds.
 const placeBits = 21
 
-func firstPlace(t time.Time) int64 { return max(t.UnixMilli(), 0) << placeBits }
+// lastMoment is the last millisecond that an id can tell, in the year 2109. Lines of a later one stand with those of it.
+const lastMoment = math.MaxInt64>>placeBits - 1
+
+func firstPlace(t time.Time) int64 { return min(max(t.UnixMilli(), 0), lastMoment) << placeBits }
 
 // Add puts the lines of a session into the index, in place of those that are there of it, and returns how many there are.
 // If it fails the session is not in the index.

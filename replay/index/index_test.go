@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -92,6 +93,25 @@ func TestIndexFindsLines(t *testing.T) {
 	sessions, err := x.Sessions(t.Context())
 	if err != nil || len(sessions) != 2 || sessions[0] != session("S-1", "genomics/2026Q3", 0) {
 		t.Errorf("sessions %+v, %v", sessions, err)
+	}
+}
+
+// A clock that is far ahead, or a recording that says so, must not hide lines.
+func TestIndexFindsLinesOfLaterCenturies(t *testing.T) {
+	x := open(t, t.TempDir()+"/index")
+	for i, year := range []int{2030, 2045, 2105, 2112, 2300} {
+		s := session("S-"+strconv.Itoa(year), "e", 0)
+		s.Start = time.Date(year, 1, 1, 0, 0, 0, 0, time.UTC)
+		add(t, x, s, "needle", "needle again")
+		if got := found(t, x, Query{Text: "needle"}); len(got) != 2*(i+1) {
+			t.Errorf("with a session of %d: found %q", year, got)
+		}
+	}
+	for _, c := range []struct{ from, to, want int }{{2026, 2040, 2}, {2026, 2400, 10}, {2040, 2110, 4}, {2026, 2110, 6}} {
+		q := Query{Text: "needle", From: time.Date(c.from, 6, 1, 0, 0, 0, 0, time.UTC), To: time.Date(c.to, 6, 1, 0, 0, 0, 0, time.UTC)}
+		if got := found(t, x, q); len(got) != c.want {
+			t.Errorf("from %d to %d: found %q", c.from, c.to, got)
+		}
 	}
 }
 

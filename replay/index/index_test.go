@@ -115,6 +115,43 @@ func TestIndexFindsLinesOfLaterCenturies(t *testing.T) {
 	}
 }
 
+// What anybody can make up takes the place of nothing that a node vouches for.
+func TestIndexKeepsWhatIsSigned(t *testing.T) {
+	of := func(node string, signed bool) Session {
+		s := session("S-1", "e", 0)
+		s.Node, s.Signed = node, signed
+		return s
+	}
+	for _, c := range []struct {
+		there, comes Session
+		kept         bool
+	}{
+		{of("N-1", true), of("N-1", false), true},
+		{of("N-1", true), of("N-2", true), true},
+		{of("N-1", true), of("N-2", false), true},
+		{of("N-1", true), of("N-1", true), false},
+		{of("N-1", false), of("N-1", false), false},
+		{of("N-1", false), of("N-1", true), false},
+		{of("N-1", false), of("N-2", true), false},
+		{of("N-1", false), of("N-2", false), true},
+	} {
+		x := open(t, t.TempDir()+"/index")
+		add(t, x, c.there, "genuine")
+		_, err := x.Add(t.Context(), c.comes, spoken("genuine newer"))
+		lines := found(t, x, Query{Text: "genuine"})
+		if errors.Is(err, ErrKept) != c.kept || err != nil && !c.kept || len(lines) != 1 || strings.Contains(lines[0], "newer") == c.kept {
+			t.Errorf("%s signed %v before %s signed %v: %v, has %q", c.there.Node, c.there.Signed, c.comes.Node, c.comes.Signed, err, lines)
+		}
+		want := c.comes
+		if c.kept {
+			want = c.there
+		}
+		if sessions, err := x.Sessions(t.Context()); err != nil || len(sessions) != 1 || sessions[0] != want {
+			t.Errorf("sessions %+v, %v", sessions, err)
+		}
+	}
+}
+
 // A session of which reading fails leaves nothing behind.
 func TestIndexTakesASessionWholeOrNotAtAll(t *testing.T) {
 	x := open(t, t.TempDir()+"/index")

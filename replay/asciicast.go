@@ -9,6 +9,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"sallyport/internal/words"
 	"sallyport/recorder"
 	"sallyport/recorder/trec"
 )
@@ -69,13 +70,14 @@ func newCastWriter(w io.Writer, version int, m recorder.Meta, input bool) (*cast
 	return c, err
 }
 
-// marshal is JSON on one line with its line feed, without the escapes for HTML.
+// marshal is JSON on one line with its line feed, without the escapes for HTML
+// and with those for what could take over a terminal.
 func marshal(v any) ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
 	err := e.Encode(v)
-	return b.Bytes(), err
+	return []byte(words.EscapeJSON(b.String())), err
 }
 
 func (c *castWriter) frame(e trec.Entry) error {

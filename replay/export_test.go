@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"sallyport/internal/words"
 	"sallyport/recorder"
 	"sallyport/recorder/trec"
 )
@@ -171,6 +172,29 @@ func TestPlainText(t *testing.T) {
 			if out.String() != want {
 				t.Errorf("%q in pieces of %d became %q, want %q", in, size, out.String(), want)
 			}
+		}
+	}
+}
+
+// What a terminal would obey stands in JSON as an escape, and is read back as it was.
+func TestExportedJSONHasNothingThatATerminalObeys(t *testing.T) {
+	n := newTape(t)
+	hostile := "a\u009b2Jb\u009d0;title\u009c\x7f\x1b[31m\u202ec \U000e0041 \ue0b0"
+	path := n.record(t, "S-1", true, n.at(0, trec.KindOutput, hostile), n.at(time.Second, trec.KindMarker, hostile))
+	for _, format := range []Format{FormatAsciicast, FormatAsciicast2, FormatJSONLines} {
+		got, _ := export(t, path, n.keys(t, false), ExportOptions{Format: format})
+		for _, r := range got {
+			if r != '\n' && words.Hidden(r) {
+				t.Errorf("%s holds %U", format, r)
+			}
+		}
+		if format == FormatJSONLines {
+			continue // base64
+		}
+		var event []any
+		must(t, json.Unmarshal([]byte(strings.Split(got, "\n")[1]), &event))
+		if event[2] != hostile {
+			t.Errorf("%s reads back as %q", format, event[2])
 		}
 	}
 }

@@ -86,22 +86,33 @@ func OpenFile(path string, k Keys) (*Reader, error) {
 }
 
 // Open begins to read a recording. It fails with trec.ErrSealed when no
-// identity fits, and with a *trec.FormatError when the file is not sound up to
-// the end of its description.
+// identity fits, with a *trec.FormatError when the file is not sound up to
+// the end of its description, and with ErrOther when the description is not
+// that of the header's session.
 func Open(r io.Reader, k Keys) (*Reader, error) {
 	frames, err := trec.NewReader(r, k.trec())
 	if err != nil {
 		return nil, err
 	}
-	meta, err := parseMeta(frames.Meta())
-	return &Reader{frames: frames, meta: meta}, err
+	meta, err := parseMeta(frames.Meta(), frames.Header())
+	if err != nil {
+		return nil, err
+	}
+	return &Reader{frames: frames, meta: meta}, nil
 }
 
-func parseMeta(text []byte) (m recorder.Meta, err error) {
-	if err = json.Unmarshal(text, &m); err != nil {
-		err = fmt.Errorf("the description of the session: %w", err)
+// ErrOther says that a recording is not of the session that it says it is of.
+var ErrOther = errors.New("the sealed description is of another session, node or epoch than the header")
+
+// parseMeta reads the sealed description, which must be of the session that the header names.
+func parseMeta(text []byte, h trec.Header) (m recorder.Meta, err error) {
+	if err := json.Unmarshal(text, &m); err != nil {
+		return m, fmt.Errorf("the description of the session: %w", err)
 	}
-	return m, err
+	if m.Session != h.Session || m.Node != h.Node || m.Epoch != h.Epoch {
+		return m, ErrOther
+	}
+	return m, nil
 }
 
 // Header is the public description.
@@ -165,8 +176,11 @@ func OpenAt(r io.ReaderAt, size int64, k Keys) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	meta, err := parseMeta(file.Meta())
-	return &File{file: file, meta: meta}, err
+	meta, err := parseMeta(file.Meta(), file.Header())
+	if err != nil {
+		return nil, err
+	}
+	return &File{file: file, meta: meta}, nil
 }
 
 // OpenPath opens the recording at a path; the caller closes it. Of a file that

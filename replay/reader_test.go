@@ -2,6 +2,7 @@ package replay
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"slices"
 	"strings"
@@ -150,5 +151,29 @@ func TestSeek(t *testing.T) {
 			}
 		}
 		must(t, f.Close())
+	}
+}
+
+// A recording is of the session that its header names, or it is not opened.
+func TestASealedDescriptionOfAnotherSessionIsRefused(t *testing.T) {
+	n := newTape(t)
+	for name, change := range map[string]func(*recorder.Meta){"session": func(m *recorder.Meta) { m.Session = "S-2" },
+		"node": func(m *recorder.Meta) { m.Node = "N-other" }, "epoch": func(m *recorder.Meta) { m.Epoch = "other/2026Q1" }} {
+		m := recorder.Meta{Session: "S-1", Node: "N-test", Epoch: "2026Q1", Number: 1, Start: n.now}
+		change(&m)
+		text, err := json.Marshal(m)
+		must(t, err)
+		var out bytes.Buffer
+		w, err := trec.NewWriter(&out, trec.Options{Session: "S-1", Node: "N-test", Epoch: "2026Q1", Start: n.now, Meta: text,
+			Recipients: n.epoch.Recipient, Signer: n.signer, Codecs: n.codecs})
+		must(t, err)
+		_, err = w.Close(n.now, "exit")
+		must(t, err)
+		if _, err := Open(bytes.NewReader(out.Bytes()), n.keys(t, false)); !errors.Is(err, ErrOther) {
+			t.Errorf("another %s: Open gave %v", name, err)
+		}
+		if _, err := OpenAt(bytes.NewReader(out.Bytes()), int64(out.Len()), n.keys(t, false)); !errors.Is(err, ErrOther) {
+			t.Errorf("another %s: OpenAt gave %v", name, err)
+		}
 	}
 }

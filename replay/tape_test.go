@@ -59,7 +59,7 @@ func (n *tape) at(d time.Duration, k trec.Kind, data string) trec.Frame {
 // begin starts a recording.
 func (n *tape) begin(t testing.TB, out io.Writer, m recorder.Meta) *trec.Writer {
 	t.Helper()
-	m.Number, m.Epoch, m.Start, m.User, m.Project, m.Server, m.Account = 1, "2026Q1", n.now, "alice", "genomics", "db1", "alice"
+	m.Number, m.Node, m.Epoch, m.Start, m.User, m.Project, m.Server, m.Account = 1, "N-test", "2026Q1", n.now, "alice", "genomics", "db1", "alice"
 	if m.Action == "" {
 		m.Action = "shell"
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sallyport/authz"
+	"sallyport/internal/words"
 )
 
 func (k *call) eventNoun() *cobra.Command {
@@ -161,7 +162,7 @@ func detailsText(details map[string]any) string {
 	if err := encoder.Encode(details); err != nil {
 		return "{}"
 	}
-	return escapeJSON(strings.TrimSuffix(b.String(), "\n"))
+	return words.EscapeJSON(strings.TrimSuffix(b.String(), "\n"))
 }
 
 // eventColumns begin with the seven fields in the order of the DCS page.
@@ -242,7 +243,7 @@ func (k *call) jsonEvents(w io.Writer) eventSink {
 			if err := encoder.Encode(e); err != nil {
 				return fmt.Errorf("write event %s: %w", e.ID, err)
 			}
-			_, err := io.WriteString(w, between+escapeJSON(strings.TrimSuffix(b.String(), "\n")))
+			_, err := io.WriteString(w, between+words.EscapeJSON(strings.TrimSuffix(b.String(), "\n")))
 			between = ",\n  "
 			return err
 		},

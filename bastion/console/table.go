@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"sallyport/internal/words"
 )
 
 // defaultColumns is the width of output that goes to no terminal, or to one that did not say.
@@ -175,7 +177,7 @@ func (k *call) printJSON(value any) error {
 	if err := encoder.Encode(value); err != nil {
 		return fmt.Errorf("write JSON: %w", err)
 	}
-	_, err := fmt.Fprint(k.out, escapeJSON(b.String()))
+	_, err := fmt.Fprint(k.out, words.EscapeJSON(b.String()))
 	return err
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"sallyport/authz"
 	"sallyport/bastion"
+	"sallyport/internal/words"
 	"sallyport/recorder"
 )
 
@@ -68,7 +69,7 @@ func FuzzClean(f *testing.F) {
 		if !utf8.ValidString(out) {
 			t.Fatalf("%q is no UTF-8", out)
 		}
-		if strings.ContainsFunc(out, hidden) {
+		if strings.ContainsFunc(out, words.Hidden) {
 			t.Fatalf("%q hides something", out)
 		}
 		for _, limit := range []int{1, 7, 80} {
@@ -85,7 +86,7 @@ func FuzzClean(f *testing.F) {
 		if err := json.Unmarshal([]byte(quoted(text)), &back); err != nil || back != strings.ToValidUTF8(text, "\uFFFD") {
 			t.Fatalf("quoted %q reads as %q, %v", text, back, err)
 		}
-		if strings.ContainsFunc(quoted(text), hidden) {
+		if strings.ContainsFunc(quoted(text), words.Hidden) {
 			t.Fatalf("quoted %q hides something", quoted(text))
 		}
 	})
@@ -155,7 +156,7 @@ func TestJSONHidesNothing(t *testing.T) {
 	if err := k.printJSON(in); err != nil {
 		t.Fatal(err)
 	}
-	if strings.ContainsFunc(strings.ReplaceAll(out.String(), "\n", ""), hidden) {
+	if strings.ContainsFunc(strings.ReplaceAll(out.String(), "\n", ""), words.Hidden) {
 		t.Fatalf("hidden characters in %q", out.String())
 	}
 	var back map[string]string

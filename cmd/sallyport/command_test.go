@@ -167,6 +167,12 @@ func recorded(t *testing.T) (recording, identity, nodeKey string) {
 
 func recordedAs(t *testing.T, action authz.Action) (recording, identity, nodeKey string) {
 	t.Helper()
+	return recordedWith(t, func(m *recorder.Meta) { m.Action = string(action) }, true)
+}
+
+// recordedWith changes what the sealed description says; without an end nothing of the recording is signed.
+func recordedWith(t *testing.T, change func(*recorder.Meta), ended bool) (recording, identity, nodeKey string) {
+	t.Helper()
 	dir := t.TempDir()
 	keys, err := recorder.NewEpochKeys()
 	if err != nil {
@@ -185,7 +191,9 @@ func recordedAs(t *testing.T, action authz.Action) (recording, identity, nodeKey
 	if err != nil {
 		t.Fatal(err)
 	}
-	meta, err := json.Marshal(recorder.Meta{Session: "S-01TEST", Number: 1, Node: "N-test", Epoch: "p/2026Q4", Start: time.Now(), Action: string(action)})
+	about := recorder.Meta{Session: "S-01TEST", Number: 1, Node: "N-test", Epoch: "p/2026Q4", Start: time.Now(), Action: string(authz.ActionShell)}
+	change(&about)
+	meta, err := json.Marshal(about)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -202,7 +210,12 @@ func recordedAs(t *testing.T, action authz.Action) (recording, identity, nodeKey
 	if _, err := w.Add(trec.Frame{Kind: trec.KindOutput, Time: time.Now(), Data: []byte("hello from the data server\r\n")}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.Close(time.Now(), "exited"); err != nil {
+	if ended {
+		_, err = w.Close(time.Now(), "exited")
+	} else {
+		_, err = w.Seal(trec.EffortFast)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	recording = filepath.Join(dir, "S-01TEST.trec")
@@ -271,8 +284,8 @@ func TestAnotherProjectsKeyIsTold(t *testing.T) {
 	recording, _, key := recorded(t)
 	_, other, _ := recorded(t)
 	program, _ := fakeSSH(t, recording, "0")
-	code, _, told := command(t, "", "export", "12", "--gate", "rosa@gate", "--ssh", "'"+program+"'", "--reason", "monthly review", "--identity", other, "--key", key)
-	if want := "the recording 12 is sealed to the key of p/2026Q4, which the given identity does not open"; code != 1 || !strings.Contains(told, want) || strings.Contains(told, "fetched.trec") {
+	code, _, told := command(t, "", "export", "1", "--gate", "rosa@gate", "--ssh", "'"+program+"'", "--reason", "monthly review", "--identity", other, "--key", key)
+	if want := "the recording 1 is sealed to the key of p/2026Q4, which the given identity does not open"; code != 1 || !strings.Contains(told, want) || strings.Contains(told, "fetched.trec") {
 		t.Errorf("%d %s, want %q", code, told, want)
 	}
 }
@@ -303,7 +316,7 @@ func TestReplayFetchesBySSH(t *testing.T) {
 	temporary := t.TempDir()
 	t.Setenv("TMPDIR", temporary)
 	program, wordsFile := fakeSSH(t, recording, "0")
-	base := []string{"replay", "12", "--gate", "mei@gate", "--ssh", "'" + program + "' -F 'my config'", "--identity", identity, "--key", key}
+	base := []string{"replay", "1", "--gate", "mei@gate", "--ssh", "'" + program + "' -F 'my config'", "--identity", identity, "--key", key}
 	if code, _, told := command(t, "", base...); code != 2 || !strings.Contains(told, "reason") {
 		t.Errorf("without a reason: %d %s", code, told)
 	}
@@ -315,7 +328,7 @@ func TestReplayFetchesBySSH(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "-F\nmy config\n-T\n--\nmei@gate\nsession fetch 12 --purpose replay --reason 'it'\\''s due'\n"
+	want := "-F\nmy config\n-T\n--\nmei@gate\nsession fetch 1 --purpose replay --reason 'it'\\''s due'\n"
 	if string(got) != want {
 		t.Errorf("ssh was given %q, want %q", got, want)
 	}

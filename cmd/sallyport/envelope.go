@@ -20,7 +20,7 @@ func exportEnvelope(ctx context.Context, o *settings, s streams, from *source, w
 	if onTerminal(s.out) {
 		return console.Usagef("the envelope is no text; send standard output to a file")
 	}
-	path, cleanup, err := from.open(ctx, o, s, word)
+	path, _, cleanup, err := from.open(ctx, o, s, word)
 	if err != nil {
 		return err
 	}

@@ -59,30 +59,32 @@ func indexNoun(o *settings, s streams) *cobra.Command {
 
 func indexAddVerb(o *settings, s streams) *cobra.Command {
 	from, with, place := source{purpose: "index"}, opening{}, indexPlace{}
-	var input bool
+	var input, unsigned bool
 	c := &cobra.Command{
 		Use:   "add SESSION|FILE …",
 		Short: "Put what sessions showed into the index",
-		Long:  "Add verifies and opens recordings as replay does, and puts their lines of text into the index of this machine.\n\n" + indexHelp,
+		Long: "Add verifies and opens recordings as replay does, and puts their lines of text into the index of this machine. " +
+			"It refuses a recording that nothing signed vouches for, unless --unsigned is given, and such a one never takes the place of a signed one.\n\n" + indexHelp,
 		Args: func(c *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return console.Usagef("a word is missing; usage: %s", c.UseLine())
 			}
 			return nil
 		},
-		Example: `  sallyport index add 12 13 14 --gate rosa@gate.example.org --identity genomics-2026Q4.key --reason 'monthly review'
+		Example: `  sallyport index add 12 13 14 --gate rosa@gate.example.org --identity genomics-2026Q4.key --key node.pub --reason 'monthly review'
   sallyport index add *.trec --identity genomics-2026Q4.key --key node.pub --input`,
 		RunE: func(c *cobra.Command, args []string) error {
 			return place.use(c.Context(), func(x *index.Index) error {
 				added := []addedSession{}
 				for _, word := range args {
-					one, err := addToIndex(c.Context(), o, s, x, &from, &with, word, input)
+					one, err := addToIndex(c.Context(), o, s, x, &from, &with, word, input, unsigned)
 					if err != nil {
 						return fmt.Errorf("%s: %w", word, err)
 					}
 					added = append(added, one)
 					if !wantsJSON(c) {
-						fmt.Fprintf(s.out, "%s: %d lines of %s on %s/%s, epoch %s\n", one.ID, one.Lines, one.User, one.Project, one.Server, one.Epoch)
+						fmt.Fprintf(s.out, "%s\n", console.Clean(fmt.Sprintf("%s: %d lines of %s on %s/%s, epoch %s%s",
+							one.ID, one.Lines, one.User, one.Project, one.Server, one.Epoch, unsignedMark(one.Session))))
 					}
 				}
 				if wantsJSON(c) {
@@ -96,6 +98,7 @@ func indexAddVerb(o *settings, s streams) *cobra.Command {
 	from.register(c)
 	with.register(c)
 	place.register(c)
+	c.Flags().BoolVar(&unsigned, "unsigned", false, "also recordings without a signed end, or without the node's key to verify with; anybody can make such")
 	c.Flags().BoolVar(&input, "input", false, "also what people typed; needs the strict identity, and includes passwords")
 	return c
 }
@@ -107,32 +110,30 @@ type addedSession struct {
 }
 
 // addToIndex opens one recording and puts its lines into the index.
-func addToIndex(ctx context.Context, o *settings, s streams, x *index.Index, from *source, with *opening, word string, input bool) (addedSession, error) {
-	path, keys, cleanup, err := prepare(ctx, o, s, from, with, word)
+func addToIndex(ctx context.Context, o *settings, s streams, x *index.Index, from *source, with *opening, word string, input, unsigned bool) (addedSession, error) {
+	file, err := prepare(ctx, o, s, from, with, word)
 	if err != nil {
 		return addedSession{}, err
 	}
-	defer cleanup()
-	if input && len(keys.Strict) == 0 {
+	defer file.close()
+	if input && !file.strict {
 		return addedSession{}, console.Usagef("--input needs the strict identity: --strict-identity FILE")
 	}
-	file, err := openRecording(path, keys, word)
-	if err != nil {
-		return addedSession{}, err
+	if !file.signed && !unsigned {
+		return addedSession{}, errors.New("nothing signed says that this is what was recorded, so it is not put into the index; --unsigned takes it all the same")
 	}
-	defer file.Close()
-	if err := watchable(file, word); err != nil {
+	if err := file.watchable(); err != nil {
 		return addedSession{}, err
 	}
 	m := file.Meta()
 	one := addedSession{Session: index.Session{ID: m.Session, Node: m.Node, Number: m.Number, Epoch: m.Epoch, User: m.User,
-		Project: m.Project, Server: m.Server, Start: m.Start.UTC().Truncate(time.Millisecond), Gate: from.gate}}
-	if path == word {
-		if one.File, err = filepath.Abs(path); err != nil {
+		Project: m.Project, Server: m.Server, Start: m.Start.UTC().Truncate(time.Millisecond), Signed: file.signed, Gate: from.gate}}
+	if file.local != "" {
+		if one.File, err = filepath.Abs(file.local); err != nil {
 			return addedSession{}, err
 		}
 	}
-	one.Lines, err = x.Add(ctx, one.Session, linesOf(file, input))
+	one.Lines, err = x.Add(ctx, one.Session, linesOf(file.File, input))
 	return one, err
 }
 
@@ -177,13 +178,21 @@ func indexLsVerb(s streams) *cobra.Command {
 					fmt.Fprintln(s.out, "The index is empty.")
 				}
 				for _, one := range sessions {
-					fmt.Fprintf(s.out, "%s  %s  %s\n", one.ID, console.Clean(sessionPlace(one)), console.Clean(one.Epoch))
+					fmt.Fprintf(s.out, "%s  %s  %s\n", console.Clean(one.ID), console.Clean(sessionPlace(one)), console.Clean(one.Epoch+unsignedMark(one)))
 				}
 				return nil
 			})
 		}}
 	place.register(c)
 	return c
+}
+
+// unsignedMark tells in lists that nothing signed vouches for a session.
+func unsignedMark(one index.Session) string {
+	if one.Signed {
+		return ""
+	}
+	return "  (not signed)"
 }
 
 // sessionPlace is when, who and where of a session.
@@ -326,8 +335,8 @@ func tellHits(c *cobra.Command, s streams, hits []index.Hit) error {
 		if h.Typed {
 			what = "typed"
 		}
-		fmt.Fprintf(s.out, "%s  %s  %s after %s\n    %s\n    %s\n", h.ID, console.Clean(sessionPlace(h.Session)), what,
-			h.Offset.Truncate(time.Millisecond), console.Clean(strings.ReplaceAll(h.Text, "\t", " ")), console.Clean(h.Replay))
+		fmt.Fprintf(s.out, "%s  %s  %s after %s%s\n    %s\n    %s\n", console.Clean(h.ID), console.Clean(sessionPlace(h.Session)), what,
+			h.Offset.Truncate(time.Millisecond), unsignedMark(h.Session), console.Clean(strings.ReplaceAll(h.Text, "\t", " ")), console.Clean(h.Replay))
 	}
 	return nil
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -15,10 +14,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/crypto/ssh"
 
-	"sallyport/authz"
 	"sallyport/bastion/console"
 	"sallyport/internal/config"
-	"sallyport/recorder/trec"
 	"sallyport/replay"
 )
 
@@ -101,64 +98,8 @@ func nodeKey(o *settings, path string) (ed25519.PublicKey, error) {
 	return nil, fmt.Errorf("%s holds no ed25519 key in OpenSSH format; `ca show node` prints the right one", path)
 }
 
-// prepare finds, fetches and verifies a recording, and returns its path and what opens it.
-func prepare(ctx context.Context, o *settings, s streams, from *source, with *opening, word string) (path string, keys replay.Keys, cleanup func(), err error) {
-	if keys, err = with.keys(ctx, o, s); err != nil {
-		return "", keys, nil, err
-	}
-	if path, cleanup, err = from.open(ctx, o, s, word); err != nil {
-		return "", keys, nil, err
-	}
-	if keys.Node == nil {
-		fmt.Fprintln(s.err, "sallyport: not verified, since the node's public key is not known here; give --key FILE (`ssh GATE ca show node` prints it)")
-		return path, keys, cleanup, nil
-	}
-	report, err := verifyFile(path, keys.Node)
-	if err == nil && !report.Intact {
-		fmt.Fprint(s.err, report.Text())
-		err = errors.New("the recording is not intact; nothing of it is shown")
-	}
-	if err != nil {
-		cleanup()
-		return "", keys, nil, err
-	}
-	return path, keys, cleanup, nil
-}
-
-// verifyFile verifies one recording, whatever the name of its file.
-func verifyFile(path string, key ed25519.PublicKey) (trec.Report, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return trec.Report{}, err
-	}
-	defer file.Close()
-	return trec.Verify(file, key, nil)
-}
-
 // formatNames are replay.Formats as a person reads them.
 const formatNames = "asciicast, asciicast-v2, text, jsonl, raw or envelope"
-
-// openRecording opens a recording, and tells a wrong key from other faults by what was asked for: the
-// path may be that of a fetched copy.
-func openRecording(path string, keys replay.Keys, word string) (*replay.File, error) {
-	r, err := replay.OpenPath(path, keys)
-	if !errors.Is(err, trec.ErrSealed) {
-		return r, err
-	}
-	sealed := "another key"
-	if report, err := verifyFile(path, keys.Node); keys.Node != nil && err == nil && report.Epoch != "" {
-		sealed = "the key of " + console.Clean(report.Epoch)
-	}
-	return nil, fmt.Errorf("the recording %s is sealed to %s, which the given identity does not open", word, sealed)
-}
-
-// watchable refuses what nobody can watch or read: the bytes of a file transfer.
-func watchable(r *replay.File, word string) error {
-	if r.Meta().Action != string(authz.ActionSFTP) {
-		return nil
-	}
-	return fmt.Errorf("session %s moved files by sftp, which nobody can watch; `export --format jsonl` has the exact bytes", word)
-}
 
 func replayVerb(o *settings, s streams) *cobra.Command {
 	from, with := source{purpose: "replay"}, opening{}
@@ -174,20 +115,15 @@ change the speed, q ends.`,
 		Args:    words(1, 1),
 		Example: "  sallyport replay 12 --gate rosa@gate.example.org --identity genomics-2026Q4.key --reason 'monthly review'",
 		RunE: func(c *cobra.Command, args []string) error {
-			path, keys, cleanup, err := prepare(c.Context(), o, s, &from, &with, args[0])
+			file, err := prepare(c.Context(), o, s, &from, &with, args[0])
 			if err != nil {
 				return err
 			}
-			defer cleanup()
-			file, err := openRecording(path, keys, args[0])
-			if err != nil {
+			defer file.close()
+			if err := file.watchable(); err != nil {
 				return err
 			}
-			defer file.Close()
-			if err := watchable(file, args[0]); err != nil {
-				return err
-			}
-			player := replay.Player{File: file, Out: s.out, Speed: speed, At: at, Idle: idle}
+			player := replay.Player{File: file.File, Out: s.out, Speed: speed, At: at, Idle: idle}
 			if !onTerminal(s.out) {
 				return player.Play(c.Context())
 			}
@@ -221,18 +157,13 @@ func exportVerb(o *settings, s streams) *cobra.Command {
 			if onTerminal(s.out) && format == string(replay.FormatRaw) {
 				return console.Usagef("raw bytes could take over the terminal; send standard output to a file, or use replay")
 			}
-			path, keys, cleanup, err := prepare(c.Context(), o, s, &from, &with, args[0])
+			file, err := prepare(c.Context(), o, s, &from, &with, args[0])
 			if err != nil {
 				return err
 			}
-			defer cleanup()
-			file, err := openRecording(path, keys, args[0])
-			if err != nil {
-				return err
-			}
-			defer file.Close()
+			defer file.close()
 			if f := replay.Format(format); f != replay.FormatJSONLines && f != replay.FormatRaw {
-				if err := watchable(file, args[0]); err != nil {
+				if err := file.watchable(); err != nil {
 					return err
 				}
 			}

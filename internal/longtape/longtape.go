@@ -33,6 +33,12 @@ const (
 	pictureEvery  = 256 << 10
 )
 
+// What the header and the sealed description say.
+const (
+	node  = "N-test"
+	epoch = "genomics/2026Q1"
+)
+
 // Write writes a recording and returns how many bytes its frames hold.
 func Write(out io.Writer, o Options) (size int64, err error) {
 	w, err := begin(out, o)
@@ -54,7 +60,7 @@ func Write(out io.Writer, o Options) (size int64, err error) {
 
 func begin(out io.Writer, o Options) (*trec.Writer, error) {
 	meta, err := json.Marshal(map[string]any{
-		"session": o.Session, "number": 1, "start": o.Start, "user": "alice", "project": "genomics", "server": "db1", "account": "alice",
+		"session": o.Session, "number": 1, "node": node, "epoch": epoch, "start": o.Start, "user": "alice", "project": "genomics", "server": "db1", "account": "alice",
 		"action": "shell", "pty": true, "term": "xterm", "columns": columns, "rows": rows,
 	})
 	if err != nil {
@@ -64,7 +70,7 @@ func begin(out io.Writer, o Options) (*trec.Writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return trec.NewWriter(out, trec.Options{Session: o.Session, Node: "N-test", Epoch: "genomics/2026Q1", Start: o.Start, Meta: meta,
+	return trec.NewWriter(out, trec.Options{Session: o.Session, Node: node, Epoch: epoch, Start: o.Start, Meta: meta,
 		Recipients: o.Recipients, StrictRecipients: o.Strict, Signer: o.Signer, Codecs: codecs})
 }
 

@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"io/fs"
 	"iter"
+	"math"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -43,6 +44,8 @@ type Session struct {
 	Project string    `json:"project"`
 	Server  string    `json:"server"`
 	Start   time.Time `json:"start"`
+	// Signed reports that its recording was whole and signed by its node; else anybody can have made it up.
+	Signed bool `json:"signed"`
 	// Where its recording can be had again: a file of this machine, or the gate it was fetched from; both may be empty.
 	File string `json:"file,omitempty"`
 	Gate string `json:"gate,omitempty"`
@@ -116,21 +119,31 @@ const batch = 2000
 // placeBits are the bits of an id below its time in milliseconds.
 const placeBits = 21
 
-func firstPlace(t time.Time) int64 { return max(t.UnixMilli(), 0) << placeBits }
+// lastMoment is the last millisecond that an id can tell, in the year 2109. Lines of a later one stand with those of it.
+const lastMoment = math.MaxInt64>>placeBits - 1
+
+func firstPlace(t time.Time) int64 { return min(max(t.UnixMilli(), 0), lastMoment) << placeBits }
+
+// ErrKept says that a session stays as it is, since what should take its place is vouched for less.
+var ErrKept = errors.New("the index has this session from a signed recording, or from another node, and keeps that; take it out with `index rm` first")
 
 // Add puts the lines of a session into the index, in place of those that are there of it, and returns how many there are.
-// If it fails the session is not in the index.
+// It fails with ErrKept rather than replace a session of a signed recording by one that is not signed, or by that of another
+// node. If it fails otherwise the session is not in the index.
 func (x *Index) Add(ctx context.Context, s Session, lines iter.Seq2[Line, error]) (count int64, err error) {
 	if s.ID == "" {
 		return 0, errors.New("index: a session needs its id")
+	}
+	if err := x.mayReplace(ctx, s); err != nil {
+		return 0, fmt.Errorf("index session %s: %w", s.ID, err)
 	}
 	if _, err := x.Remove(ctx, s.ID); err != nil {
 		return 0, err
 	}
 	err = x.db.Write(ctx, func(tx database.Tx) error {
-		_, err := tx.Exec(`INSERT INTO sessions (id, node, number, epoch, user_name, project, server, started_at, file, gate, complete)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, FALSE)`, s.ID, s.Node, s.Number, s.Epoch, s.User, s.Project, s.Server,
-			s.Start.UnixMilli(), s.File, s.Gate)
+		_, err := tx.Exec(`INSERT INTO sessions (id, node, number, epoch, user_name, project, server, started_at, file, gate, signed, complete)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, FALSE)`, s.ID, s.Node, s.Number, s.Epoch, s.User, s.Project, s.Server,
+			s.Start.UnixMilli(), s.File, s.Gate, s.Signed)
 		return err
 	})
 	if err == nil {
@@ -141,6 +154,22 @@ func (x *Index) Add(ctx context.Context, s Session, lines iter.Seq2[Line, error]
 		return 0, errors.Join(fmt.Errorf("index session %s: %w", s.ID, err), removed)
 	}
 	return count, nil
+}
+
+// mayReplace reports with ErrKept that a session is there that must not give way to s.
+func (x *Index) mayReplace(ctx context.Context, s Session) error {
+	return x.db.Read(ctx, func(tx database.Tx) error {
+		var node string
+		var signed bool
+		err := tx.QueryRow("SELECT node, signed FROM sessions WHERE id = $1 AND complete", s.ID).Scan(&node, &signed)
+		switch {
+		case errors.Is(err, sql.ErrNoRows):
+			return nil
+		case err == nil && (signed && !s.Signed || node != s.Node && (signed || !s.Signed)):
+			return ErrKept
+		}
+		return err
+	})
 }
 
 func (x *Index) addLines(ctx context.Context, s Session, lines iter.Seq2[Line, error]) (count int64, err error) {
@@ -207,11 +236,11 @@ func (x *Index) Sessions(ctx context.Context) (sessions []Session, err error) {
 	return sessions, err
 }
 
-const sessionColumns = "s.id, s.node, s.number, s.epoch, s.user_name, s.project, s.server, s.started_at, s.file, s.gate"
+const sessionColumns = "s.id, s.node, s.number, s.epoch, s.user_name, s.project, s.server, s.started_at, s.file, s.gate, s.signed"
 
 func scanSession(row database.Scanner, more ...any) (s Session, err error) {
 	var started int64
-	err = row.Scan(append([]any{&s.ID, &s.Node, &s.Number, &s.Epoch, &s.User, &s.Project, &s.Server, &started, &s.File, &s.Gate}, more...)...)
+	err = row.Scan(append([]any{&s.ID, &s.Node, &s.Number, &s.Epoch, &s.User, &s.Project, &s.Server, &started, &s.File, &s.Gate, &s.Signed}, more...)...)
 	s.Start = time.UnixMilli(started).UTC()
 	return s, err
 }

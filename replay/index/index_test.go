@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -92,6 +93,62 @@ func TestIndexFindsLines(t *testing.T) {
 	sessions, err := x.Sessions(t.Context())
 	if err != nil || len(sessions) != 2 || sessions[0] != session("S-1", "genomics/2026Q3", 0) {
 		t.Errorf("sessions %+v, %v", sessions, err)
+	}
+}
+
+// A clock that is far ahead, or a recording that says so, must not hide lines.
+func TestIndexFindsLinesOfLaterCenturies(t *testing.T) {
+	x := open(t, t.TempDir()+"/index")
+	for i, year := range []int{2030, 2045, 2105, 2112, 2300} {
+		s := session("S-"+strconv.Itoa(year), "e", 0)
+		s.Start = time.Date(year, 1, 1, 0, 0, 0, 0, time.UTC)
+		add(t, x, s, "needle", "needle again")
+		if got := found(t, x, Query{Text: "needle"}); len(got) != 2*(i+1) {
+			t.Errorf("with a session of %d: found %q", year, got)
+		}
+	}
+	for _, c := range []struct{ from, to, want int }{{2026, 2040, 2}, {2026, 2400, 10}, {2040, 2110, 4}, {2026, 2110, 6}} {
+		q := Query{Text: "needle", From: time.Date(c.from, 6, 1, 0, 0, 0, 0, time.UTC), To: time.Date(c.to, 6, 1, 0, 0, 0, 0, time.UTC)}
+		if got := found(t, x, q); len(got) != c.want {
+			t.Errorf("from %d to %d: found %q", c.from, c.to, got)
+		}
+	}
+}
+
+// What anybody can make up takes the place of nothing that a node vouches for.
+func TestIndexKeepsWhatIsSigned(t *testing.T) {
+	of := func(node string, signed bool) Session {
+		s := session("S-1", "e", 0)
+		s.Node, s.Signed = node, signed
+		return s
+	}
+	for _, c := range []struct {
+		there, comes Session
+		kept         bool
+	}{
+		{of("N-1", true), of("N-1", false), true},
+		{of("N-1", true), of("N-2", true), true},
+		{of("N-1", true), of("N-2", false), true},
+		{of("N-1", true), of("N-1", true), false},
+		{of("N-1", false), of("N-1", false), false},
+		{of("N-1", false), of("N-1", true), false},
+		{of("N-1", false), of("N-2", true), false},
+		{of("N-1", false), of("N-2", false), true},
+	} {
+		x := open(t, t.TempDir()+"/index")
+		add(t, x, c.there, "genuine")
+		_, err := x.Add(t.Context(), c.comes, spoken("genuine newer"))
+		lines := found(t, x, Query{Text: "genuine"})
+		if errors.Is(err, ErrKept) != c.kept || err != nil && !c.kept || len(lines) != 1 || strings.Contains(lines[0], "newer") == c.kept {
+			t.Errorf("%s signed %v before %s signed %v: %v, has %q", c.there.Node, c.there.Signed, c.comes.Node, c.comes.Signed, err, lines)
+		}
+		want := c.comes
+		if c.kept {
+			want = c.there
+		}
+		if sessions, err := x.Sessions(t.Context()); err != nil || len(sessions) != 1 || sessions[0] != want {
+			t.Errorf("sessions %+v, %v", sessions, err)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package index
 import (
 	"context"
 	"fmt"
+	"math"
 	"time"
 
 	"sallyport/internal/database"
@@ -36,11 +37,11 @@ func (x *Index) Search(ctx context.Context, q Query) ([]Hit, error) {
 	if q.Limit <= 0 || q.Limit > MaxHits {
 		q.Limit = MaxHits
 	}
-	text := database.TextQuery{Phrases: phrases, Before: int64(1) << 62, Limit: q.Limit}
+	text := database.TextQuery{Phrases: phrases, Before: math.MaxInt64, Limit: q.Limit}
 	if !q.From.IsZero() {
 		text.First = firstPlace(q.From)
 	}
-	if !q.To.IsZero() {
+	if !q.To.IsZero() && q.To.UnixMilli() < lastMoment {
 		text.Before = firstPlace(q.To)
 	}
 	for _, narrow := range []struct{ field, value string }{{"session", q.Session}, {"user", q.User}, {"project", q.Project}, {"server", q.Server}} {
@@ -87,6 +88,9 @@ func appendHit(tx database.Tx, hits []Hit, q Query, id int64) ([]Hit, error) {
 			return err
 		}
 		h.Session, h.Offset = s, time.Duration(offset)
+		if at := s.Start.Add(h.Offset).UnixMilli(); !q.From.IsZero() && at < q.From.UnixMilli() || !q.To.IsZero() && at >= q.To.UnixMilli() {
+			return nil // its place is that of another time, which an id can tell
+		}
 		for _, narrow := range [...][2]string{{q.Session, s.ID}, {q.User, s.User}, {q.Project, s.Project}, {q.Server, s.Server}} {
 			if narrow[0] != "" && narrow[0] != narrow[1] {
 				return nil // another value with the same label

@@ -220,8 +220,14 @@ func (c *nodeCheck) compareAside(a *recordingAt) (bool, error) {
 		return true, nil
 	case s.closed:
 		add(CodeDamaged, "the ledger does not say that the node set this recording aside: somebody else did", true)
+	case s.count > 0 && (!a.reached || a.prefix != s.prefix):
+		// Nobody vouches for this file, and it is not what stood there: it could be anything.
+		c.retry = true
+		add(CodeDamaged, "the recording was set aside, the ledger does not say so, and it tells of segments that are not in the file: it was cut or changed, "+
+			"or the node found it so and has not told yet; then start it, and verify again", true)
+		return true, nil
 	default:
-		add(CodeDamaged, "the recording was set aside, and the ledger does not say so yet", false)
+		add(CodeDamaged, "the recording was set aside, and the ledger does not say so yet; every segment that the ledger tells of is in it", false)
 		return true, nil
 	}
 	return false, nil

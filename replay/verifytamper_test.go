@@ -212,6 +212,10 @@ func tamperedRecordings() []tampering {
 		}, replay.CodeChain),
 		key("recording removed", "the ledger's open, segments and close", func(t *testing.T, c *scene) { must(t, os.Remove(c.path("S-3"))) }, replay.CodeMissing),
 		key("recording of a live session removed", "the ledger's segments", func(t *testing.T, c *scene) { must(t, os.Remove(c.path("S-5"))) }, replay.CodeMissing),
+		key("recording of a live session emptied and named as if the node had set it aside", "the ledger's segments", func(t *testing.T, c *scene) {
+			must(t, os.Rename(c.path("S-5"), c.path("S-5")+".damaged"))
+			must(t, os.Truncate(c.path("S-5")+".damaged", 100))
+		}, replay.CodeDamaged),
 		key("recordings renamed into each other's place", "the session in the header", func(t *testing.T, c *scene) {
 			a, b := read(t, c.path("S-2")), read(t, c.path("S-3"))
 			write(t, c.path("S-2"), b)

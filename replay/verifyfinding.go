@@ -60,6 +60,7 @@ const (
 	CodeEntry      = "entry"      // a public entry contradicts those before it
 	CodeNumbers    = "numbers"    // session numbers have a gap or a repetition
 	CodeCheckpoint = "checkpoint" // the ledger contradicts a checkpoint that was seen before
+	CodeNode       = "node"       // the ledger of another node was seen before under the same key
 	CodeReceipt    = "receipt"    // it does not hold what a receipt says
 	CodeWitness    = "witness"    // the witnesses that were asked for did not cosign
 	CodeProof      = "proof"      // a proof of inclusion does not fit the recording

@@ -250,6 +250,58 @@ func TestRemembering(t *testing.T) {
 	}
 }
 
+// TestPromise4_AnotherNodesNameIsNoEscape: whoever holds the key cannot leave what is
+// remembered behind by writing everything anew under another name.
+func TestPromise4_AnotherNodesNameIsNoEscape(t *testing.T) {
+	s := newState(t, "N-1")
+	s.session(t, "S-1")
+	s.publish(t)
+	memory := filepath.Join(t.TempDir(), "memory")
+	check := func(s *state, newNode bool) replay.NodeReport {
+		files := s.files()
+		files.Remembered, files.NewNode = tlog.NewRemembered(memory), newNode
+		return s.verify(t, files)
+	}
+	if r := check(s, false); !r.Intact {
+		t.Fatalf("%s", r.Text())
+	}
+	renamed := newState(t, "N-2")
+	renamed.signer, renamed.key = s.signer, s.key
+	renamed.publish(t)
+	must(t, os.RemoveAll(renamed.ledger()))
+	renamed.open(t)
+	renamed.session(t, "S-1")
+	renamed.publish(t)
+	if r := renamed.verify(t, renamed.files()); !r.Intact {
+		t.Fatalf("it is whole by itself: %s", r.Text())
+	}
+	for range 2 {
+		if r := check(renamed, false); !slices.Equal(alarms(found(r)), []string{replay.CodeNode}) {
+			t.Errorf("%s", r.Text())
+		}
+	}
+	if kept := value[[]string](t)(filepath.Glob(filepath.Join(memory, "*.conflict"))); len(kept) != 1 {
+		t.Errorf("kept as evidence: %v", kept)
+	}
+	if r := check(s, false); !r.Intact || r.Remembered != int64(len(s.entries)) {
+		t.Errorf("%s", r.Text())
+	}
+	// The node was set up again, an auditor knows, and says so once.
+	for _, newNode := range []bool{true, false} {
+		if r := check(renamed, newNode); !r.Intact {
+			t.Errorf("%s", r.Text())
+		}
+	}
+	if r := check(s, false); !slices.Equal(alarms(found(r)), []string{replay.CodeNode}) {
+		t.Errorf("the old name came back: %s", r.Text())
+	}
+	// What was seen under the old name still counts.
+	s.anew(t, s.entries[:len(s.entries)-1])
+	if r := check(s, true); r.Intact || !has(found(r), replay.CodeCheckpoint) {
+		t.Errorf("%s", r.Text())
+	}
+}
+
 // TestPolicies: witnesses that were asked for must have cosigned.
 func TestPolicies(t *testing.T) {
 	c := newScene(t)

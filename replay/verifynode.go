@@ -39,6 +39,9 @@ type NodeFiles struct {
 	// Remembered holds the checkpoints that this verifier saw before; the newest is
 	// added once everything verifies. nil: none.
 	Remembered *tlog.Remembered
+	// NewNode takes a ledger of another node than was remembered under the key, as after
+	// a node was set up again with its old key, and remembers it in place of that one.
+	NewNode bool
 	// Policy says which witnesses must have cosigned; nil: none need to.
 	Policy *witness.Policy
 

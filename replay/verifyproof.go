@@ -60,6 +60,12 @@ func (c *nodeCheck) remember() error {
 		return nil
 	}
 	origin := l.verifier.Name()
+	if len(l.others) > 0 && !c.files.NewNode {
+		if d, err := tlog.OpenDirectory(c.files.Ledger, origin, l.verifier); err == nil {
+			_ = c.files.Remembered.Refuse(d.Checkpoint(), origin, l.others) // the finding says it; this keeps the evidence
+		}
+		return nil
+	}
 	last, before, err := c.files.Remembered.Last(origin, l.verifier)
 	if err != nil {
 		return err
@@ -69,7 +75,7 @@ func (c *nodeCheck) remember() error {
 	}
 	conflict := false
 	for _, f := range c.report.Findings {
-		conflict = conflict || f.Code == CodeCheckpoint
+		conflict = conflict || last != nil && f.Code == CodeCheckpoint
 	}
 	if (!c.report.Intact && !conflict) || l.report.Size < before.Size && !conflict {
 		return nil
@@ -82,7 +88,10 @@ func (c *nodeCheck) remember() error {
 	if conflict {
 		return nil // the finding says it; without a proof there is nothing to keep
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return c.files.Remembered.Replace(l.others)
 }
 
 // ProveRecording makes a proof (C2SP tlog-proof) that the ledger holds the end of

@@ -32,6 +32,7 @@ type verification struct {
 	writeProof  string // file
 	noRemember  bool
 	remember    string // folder
+	newNode     bool
 
 	key ed25519.PublicKey
 }
@@ -83,6 +84,7 @@ one recording is held against the ledger, too.`,
 	f.StringVar(&v.proof, "proof", "", "a proof that the ledger holds the recording, a `FILE` of --write-proof")
 	f.StringVar(&v.writeProof, "write-proof", "", "write such a proof of the recording to a new `FILE`; needs --ledger")
 	f.BoolVar(&v.noRemember, "no-remember", false, "neither demand what was remembered of this ledger nor remember it now")
+	f.BoolVar(&v.newNode, "new-node", false, "take a ledger of another node than was remembered under this key, which was set up again with its old key")
 	f.StringVar(&v.remember, "remember", "", "where checkpoints are remembered, a `DIR`; else in your own configuration folder")
 	return c
 }
@@ -180,7 +182,7 @@ func (v *verification) files(o *settings, s streams, single bool) (replay.NodeFi
 		}
 		files.Checkpoints = append(files.Checkpoints, text)
 	}
-	files.Receipts = v.receipts
+	files.Receipts, files.NewNode = v.receipts, v.newNode
 	if v.policy != "" {
 		text, err := readSmallFile(v.policy)
 		if err == nil {

@@ -234,7 +234,7 @@ func (c *nodeCheck) compareAside(a *recordingAt) (bool, error) {
 }
 
 func fileSum(path string) (string, error) {
-	f, err := os.Open(path)
+	f, err := tlog.OpenRegular(path)
 	if err != nil {
 		return "", err
 	}
@@ -335,7 +335,7 @@ var errLocated = errors.New("located")
 
 // difference fills in where the file first differs from these leaves.
 func (a *recordingAt) difference(files *NodeFiles, leaves []trec.Hash, f *Finding) error {
-	in, err := os.Open(a.path)
+	in, err := tlog.OpenRegular(a.path)
 	if err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -299,6 +300,55 @@ func TestPromise4_AnotherNodesNameIsNoEscape(t *testing.T) {
 	s.anew(t, s.entries[:len(s.entries)-1])
 	if r := check(s, true); r.Intact || !has(found(r), replay.CodeCheckpoint) {
 		t.Errorf("%s", r.Text())
+	}
+}
+
+// TestPipesAreNoFiles: a folder from elsewhere may hold a pipe, on which a reader would wait for ever.
+func TestPipesAreNoFiles(t *testing.T) {
+	for name, place := range map[string]func(*state) string{
+		"recording":  func(s *state) string { return s.path("S-1") },
+		"checkpoint": func(s *state) string { return filepath.Join(s.ledger(), tlog.CheckpointFile) },
+		"cosigned":   func(s *state) string { return filepath.Join(s.ledger(), tlog.CosignedFile) },
+		"tile":       func(s *state) string { return filepath.Join(s.ledger(), "tile", "0", "000") },
+		"bodies":     func(s *state) string { return filepath.Join(s.ledger(), "bodies", "locations") },
+		"append":     func(s *state) string { return filepath.Join(s.ledger(), "append", "00000000000000000000.log") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newState(t, "N-1")
+			s.session(t, "S-1")
+			s.publish(t)
+			path := place(s)
+			must(t, os.RemoveAll(path))
+			must(t, os.MkdirAll(filepath.Dir(path), 0o700))
+			must(t, syscall.Mkfifo(path, 0o600))
+			if name == "tile" {
+				parts := value[[]string](t)(filepath.Glob(filepath.Join(s.ledger(), "tile", "0", "000.p", "*")))
+				for _, part := range parts {
+					must(t, os.Remove(part))
+				}
+			}
+			done := make(chan error, 1)
+			go func() {
+				r, err := replay.VerifyNode(t.Context(), s.files())
+				if err == nil && r.Intact {
+					err = errors.New("everything verifies")
+				} else {
+					err = nil
+				}
+				if _, alone := replay.Verify(path, s.key); alone == nil {
+					err = errors.New("a pipe is a recording")
+				}
+				done <- err
+			}()
+			select {
+			case err := <-done:
+				must(t, err)
+			case <-time.After(20 * time.Second):
+				f := value[*os.File](t)(os.OpenFile(path, os.O_RDWR, 0)) // lets the reader go
+				defer f.Close()
+				t.Fatal("verify waits for the pipe")
+			}
+		})
 	}
 }
 

@@ -75,7 +75,7 @@ func (l *ledgerView) sound() bool { return l.report != nil && l.report.OK() }
 
 // originOf reads whose ledger a directory says it is.
 func originOf(dir string) (string, error) {
-	f, err := os.Open(filepath.Join(dir, tlog.CheckpointFile))
+	f, err := tlog.OpenRegular(filepath.Join(dir, tlog.CheckpointFile))
 	if err != nil {
 		return "", err
 	}
@@ -192,7 +192,7 @@ func (l *ledgerView) known(files *NodeFiles) ([]tlog.Checkpoint, error) {
 }
 
 func readCosigned(dir string) ([]byte, error) {
-	f, err := os.Open(filepath.Join(dir, tlog.CosignedFile))
+	f, err := tlog.OpenRegular(filepath.Join(dir, tlog.CosignedFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

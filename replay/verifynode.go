@@ -229,7 +229,7 @@ func (c *nodeCheck) list() error {
 func (c *nodeCheck) copied(path string) {
 	a := c.found(path, filepath.Base(path))
 	a.aside = false
-	in, err := os.Open(path)
+	in, err := tlog.OpenRegular(path)
 	if err != nil {
 		return // reading it will say so
 	}
@@ -310,7 +310,7 @@ func (c *nodeCheck) readRecordings(ctx context.Context, all []*recordingAt) erro
 
 // read verifies one file and takes the root of as many leaves as the ledger told.
 func (c *nodeCheck) read(a *recordingAt) error {
-	in, err := os.Open(a.path)
+	in, err := tlog.OpenRegular(a.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		a.gone = true
 		return nil

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sallyport/bastion/console"
+	"sallyport/recorder/ledger"
 	"sallyport/recorder/tlog"
 	"sallyport/recorder/witness"
 	"sallyport/replay"
@@ -85,7 +86,7 @@ one recording is held against the ledger, too.`,
 	f.StringVar(&v.writeProof, "write-proof", "", "write such a proof of the recording to a new `FILE`; needs --ledger")
 	f.BoolVar(&v.noRemember, "no-remember", false, "neither demand what was remembered of this ledger nor remember it now")
 	f.BoolVar(&v.newNode, "new-node", false, "take a ledger of another node than was remembered under this key, which was set up again with its old key")
-	f.StringVar(&v.remember, "remember", "", "where checkpoints are remembered, a `DIR`; else in your own configuration folder")
+	f.StringVar(&v.remember, "remember", "", "where checkpoints are remembered, a `DIR`; else checkpoints in $SALLYPORT_HOME, or in your own configuration folder")
 	return c
 }
 
@@ -192,25 +193,22 @@ func (v *verification) files(o *settings, s streams, single bool) (replay.NodeFi
 			return files, err
 		}
 	}
-	return files, v.memory(&files, s)
+	v.memory(&files, s, os.Getenv)
+	return files, nil
 }
 
-// memory is where this person's checkpoints are remembered.
-func (v *verification) memory(files *replay.NodeFiles, s streams) error {
-	if v.noRemember {
-		return nil
-	}
-	dir := v.remember
-	if dir == "" {
-		own, err := os.UserConfigDir()
-		if err != nil {
-			fmt.Fprintf(s.err, "sallyport: nothing is remembered of this ledger, since there is no folder for it (%v); give --remember DIR\n", err)
-			return nil
+// memory is where this person's checkpoints are remembered: the same place as that of `ledger checkpoint`.
+func (v *verification) memory(files *replay.NodeFiles, s streams, getenv func(string) string) {
+	switch {
+	case v.noRemember:
+	case v.remember != "":
+		files.Remembered = tlog.NewRemembered(v.remember)
+	default:
+		var err error
+		if files.Remembered, err = ledger.Remembered(getenv); err != nil {
+			fmt.Fprintf(s.err, "sallyport: nothing is remembered of this ledger (%v); give --remember DIR\n", err)
 		}
-		dir = filepath.Join(own, "sallyport", "checkpoints")
 	}
-	files.Remembered = tlog.NewRemembered(dir)
-	return nil
 }
 
 func tellReport(c *cobra.Command, s streams, report any, text string, intact bool) error {

@@ -29,6 +29,7 @@ import (
 	"sallyport/recorder/ledger"
 	"sallyport/recorder/tlog"
 	"sallyport/recorder/witness"
+	"sallyport/replay"
 )
 
 // seededLog is a node's log by itself, signed with a fixed key.
@@ -121,6 +122,36 @@ func TestPromise4_TheCommandDemandsWhatItSaw(t *testing.T) {
 	}
 	if _, err := seeCheckpoint(t.Context(), func(context.Context, ...string) ([]byte, error) { return []byte("Welcome!\n"), nil }, key, false, getenv); err == nil {
 		t.Error("any answer is a checkpoint")
+	}
+}
+
+// TestPromise4_VerifyRemembersWhereTheGatesAnswersAre: one memory of each person for both commands.
+func TestPromise4_VerifyRemembersWhereTheGatesAnswersAre(t *testing.T) {
+	home, other := t.TempDir(), t.TempDir()
+	getenv := func(name string) string {
+		if name != ledger.HomeVariable {
+			t.Errorf("asked for %s", name)
+		}
+		return home
+	}
+	key := seededKey().Public().(ed25519.PublicKey)
+	l := seededLog(t, "a", "b")
+	if _, err := seeCheckpoint(t.Context(), gateWith(t, &l), key, false, getenv); err != nil {
+		t.Fatal(err)
+	}
+	for dir, v := range map[string]*verification{home: {}, other: {remember: other}, "": {noRemember: true}} {
+		var files replay.NodeFiles
+		v.memory(&files, streams{err: os.Stderr}, getenv)
+		if (files.Remembered == nil) != (dir == "") {
+			t.Fatalf("%q: %v", dir, files.Remembered)
+		}
+		if dir == "" {
+			continue
+		}
+		last, err := ledger.LastSeen(files.Remembered, key)
+		if err != nil || (last.Size == 2) != (dir == home) {
+			t.Errorf("%q: %+v, %v", dir, last, err)
+		}
 	}
 }
 

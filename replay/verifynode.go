@@ -86,6 +86,12 @@ func (n NodeReport) Text() string {
 	case n.Ledger != nil && n.Ledger.Known == 0:
 		fmt.Fprintln(&b, "ledger: nothing was remembered of it and nobody else vouched for it, so a ledger that its own node wrote anew would not show")
 	}
+	if l := n.Ledger; l != nil && l.Sealed > 0 {
+		fmt.Fprintf(&b, "ledger: the texts of %d events are there, sealed; whether they are the right ones shows to the node's keys only\n", l.Sealed)
+	}
+	if l := n.Ledger; l != nil && l.Absent > 0 {
+		fmt.Fprintf(&b, "ledger: the texts of %d events are absent: the folder was copied without them, or somebody removed them; the tree holds only what they must be\n", l.Absent)
+	}
 	if w := n.Witnessed; w != nil {
 		fmt.Fprintf(&b, "ledger: %d entries cosigned by %s\n", w.Entries, strings.Join(w.By, ", "))
 	}

@@ -43,8 +43,10 @@ func verifyVerb(o *settings, s streams) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "verify [PATH]",
 		Short: "Prove offline that recordings and ledger are unchanged",
-		Long: `Verify reads a recording, or a node's whole state folder, and finds any byte that
-was changed, dropped, moved or cut. It needs the node's public key (` + "`ca show node`" + `)
+		Long: `Verify reads a recording, or a node's whole state folder, and finds any byte of
+recordings and of the ledger's tree that was changed, dropped, moved or cut. Of the
+texts of events, which lie sealed beside the tree, it counts those that are there and
+those that are not, and finds damage by accident; what they must be, the tree holds. It needs the node's public key (` + "`ca show node`" + `)
 and no private one, no network and no running node.
 
 A ledger that its own node wrote anew shows only against something that left the node

@@ -45,7 +45,7 @@ func (r Report) Text() string {
 		state = "NOT INTACT"
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s: %s, %s, %d segments, %d frames, %d bytes", r.File, state, r.Ending, r.Segments, r.Frames, r.Bytes)
+	fmt.Fprintf(&b, "%s: %s, %s, %d segments, %d frames, %d bytes", onOneLine(r.File), state, r.Ending, r.Segments, r.Frames, r.Bytes)
 	if r.Proved > 0 {
 		fmt.Fprintf(&b, ", %d of %d leaves in the ledger", r.Proved, uint64(r.Segments)+1)
 	}

@@ -2,7 +2,9 @@ package replay
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
+	"unicode"
 
 	"sallyport/recorder/tlog"
 	"sallyport/recorder/trec"
@@ -36,9 +38,23 @@ func (f Finding) String() string {
 		place = append(place, fmt.Sprintf("byte %d", f.Offset))
 	}
 	if len(place) == 0 {
-		return fmt.Sprintf("%s: %s: %s: %s", mark, f.Code, f.File, f.Text)
+		return onOneLine(fmt.Sprintf("%s: %s: %s: %s", mark, f.Code, f.File, f.Text))
 	}
-	return fmt.Sprintf("%s: %s: %s, %s: %s", mark, f.Code, f.File, strings.Join(place, ", "), f.Text)
+	return onOneLine(fmt.Sprintf("%s: %s: %s, %s: %s", mark, f.Code, f.File, strings.Join(place, ", "), f.Text))
+}
+
+// onOneLine writes what could end the line, or move a terminal's cursor, as an escape: names and texts
+// repeat what a file says of itself, and could else forge lines of the report.
+func onOneLine(text string) string {
+	var b strings.Builder
+	for _, r := range text {
+		if unicode.IsPrint(r) {
+			b.WriteRune(r)
+		} else {
+			b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(r), "'"))
+		}
+	}
+	return b.String()
 }
 
 // The codes of findings; docs/format-recording.md says what each means.

@@ -352,6 +352,31 @@ func TestPipesAreNoFiles(t *testing.T) {
 	}
 }
 
+// TestNoForgedLines: what a hostile file says of itself makes no line of its own in a report.
+func TestNoForgedLines(t *testing.T) {
+	const forged = "S-1\nnode N-1: everything verifies\u2028\r\x1b[2J\u009b2J"
+	s := newState(t, "N-1")
+	s.session(t, "S-1")
+	s.publish(t)
+	copied := filepath.Join(t.TempDir(), forged+".trec")
+	write(t, copied, read(t, s.path("S-1"))[:1000])
+	r := value[replay.Report](t)(replay.Verify(copied, s.key))
+	files := replay.NodeFiles{Ledger: s.ledger(), Copies: []string{copied}, Key: s.key, Clock: quiet{}}
+	n := s.verify(t, files)
+	n.Findings = append(n.Findings, replay.Finding{File: "S-9.trec", Code: replay.CodeName, Text: "the file holds session " + forged})
+	n.Node, n.Witnessed = forged, &replay.Witnessed{By: []string{forged}}
+	for _, text := range []string{r.Text(), n.Text()} {
+		for line := range strings.Lines(text) {
+			if strings.HasPrefix(line, "node N-1: everything") {
+				t.Errorf("a forged line: %q", text)
+			}
+		}
+		if strings.ContainsAny(text, "\r\x1b\u009b\u2028") {
+			t.Errorf("not plain: %q", text)
+		}
+	}
+}
+
 // TestPolicies: witnesses that were asked for must have cosigned.
 func TestPolicies(t *testing.T) {
 	c := newScene(t)

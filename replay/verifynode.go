@@ -79,7 +79,7 @@ func (n NodeReport) Text() string {
 	if !n.Intact {
 		state = "NOT INTACT"
 	}
-	fmt.Fprintf(&b, "node %s: %s: %d ledger entries, %d sessions, %d recordings\n", n.Node, state, n.Entries, n.Sessions, len(n.Recordings))
+	fmt.Fprintf(&b, "node %s: %s: %d ledger entries, %d sessions, %d recordings\n", onOneLine(n.Node), state, n.Entries, n.Sessions, len(n.Recordings))
 	switch {
 	case n.Remembered > 0:
 		fmt.Fprintf(&b, "ledger: held against the checkpoint of %d entries that was remembered here\n", n.Remembered)
@@ -93,7 +93,7 @@ func (n NodeReport) Text() string {
 		fmt.Fprintf(&b, "ledger: the texts of %d events are absent: the folder was copied without them, or somebody removed them; the tree holds only what they must be\n", l.Absent)
 	}
 	if w := n.Witnessed; w != nil {
-		fmt.Fprintf(&b, "ledger: %d entries cosigned by %s\n", w.Entries, strings.Join(w.By, ", "))
+		fmt.Fprintf(&b, "ledger: %d entries cosigned by %s\n", w.Entries, onOneLine(strings.Join(w.By, ", ")))
 	}
 	for _, r := range n.Recordings {
 		b.WriteString(r.Text())

@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"encoding/binary"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -373,6 +374,21 @@ func TestNoForgedLines(t *testing.T) {
 		}
 		if strings.ContainsAny(text, "\r\x1b\u009b\u2028") {
 			t.Errorf("not plain: %q", text)
+		}
+	}
+}
+
+// TestListsInJSONAreLists: a script that counts them finds none, not null.
+func TestListsInJSONAreLists(t *testing.T) {
+	c := newScene(t)
+	must(t, os.RemoveAll(c.recordings()))
+	must(t, os.Mkdir(c.recordings(), 0o700))
+	write(t, filepath.Join(c.ledger(), tlog.CosignedFile), read(t, filepath.Join(c.ledger(), tlog.CheckpointFile)))
+	r := c.verify(t, c.with(t, witnessed))
+	text := string(value[[]byte](t)(json.Marshal(r)))
+	for _, list := range []string{`"recordings":[]`, `"by":[]`, `"problems":[]`} {
+		if !strings.Contains(text, list) {
+			t.Errorf("%s is not in %s", list, text)
 		}
 	}
 }

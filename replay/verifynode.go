@@ -182,7 +182,7 @@ func VerifyNode(ctx context.Context, files NodeFiles) (NodeReport, error) {
 	if files.Clock == nil {
 		files.Clock = realClock{}
 	}
-	c := &nodeCheck{files: &files, report: NodeReport{Intact: true, Remembered: -1}, bar: &progress{tell: files.Progress}}
+	c := &nodeCheck{files: &files, report: NodeReport{Intact: true, Remembered: -1, Recordings: []Report{}}, bar: &progress{tell: files.Progress}}
 	if err := checkKey(files.Key); err != nil {
 		return c.report, err
 	}

@@ -43,7 +43,7 @@ func (c *nodeCheck) vouched() error {
 		unproved(err.Error())
 		return nil
 	}
-	c.report.Witnessed = &Witnessed{Entries: v.Checkpoint.Size, By: v.Cosigned, Ignored: v.Ignored, Enough: v.Enough}
+	c.report.Witnessed = &Witnessed{Entries: v.Checkpoint.Size, By: append([]string{}, v.Cosigned...), Ignored: v.Ignored, Enough: v.Enough}
 	if v.Checkpoint.Origin != l.verifier.Name() {
 		unproved("the cosigned checkpoint is of " + v.Checkpoint.Origin)
 	} else if !v.Enough {

@@ -105,7 +105,7 @@ func Verify(ctx context.Context, o VerifyOptions) (*Report, error) {
 	if o.BodiesDir == "" {
 		o.BodiesDir = filepath.Join(o.Dir, "bodies")
 	}
-	v := &checker{o: o, report: &Report{Origin: o.Origin}, bad: map[tileID]int{}, first: map[int64]Problem{},
+	v := &checker{o: o, report: &Report{Origin: o.Origin, Problems: []Problem{}}, bad: map[tileID]int{}, first: map[int64]Problem{},
 		known: slices.SortedFunc(slices.Values(o.Known), func(a, b Checkpoint) int { return int(min(max(a.Size-b.Size, -1), 1)) })}
 	if !v.checkpoint() {
 		return v.report, nil

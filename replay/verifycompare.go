@@ -170,6 +170,11 @@ func (c *nodeCheck) compareOne(a *recordingAt) {
 		add(CodeNotYetClosed, "the recording has ended, the ledger does not have its end yet: verify again in a moment, or when the node has started again", false)
 	default:
 		r.Proved = s.count
+		if told := int64(s.count); told <= int64(r.Segments) {
+			c.report.add(Finding{File: a.name, Code: CodeUntold, Segment: told - 1, Entry: -1, Offset: -1,
+				Text: "from here on the ledger does not tell of it, and nothing is signed: the node is writing at this moment, or crashed before it told the ledger, or somebody appended this, who needs no key for it; " +
+					"verify again in a moment, or when the node has started again"})
+		}
 	}
 }
 

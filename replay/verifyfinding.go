@@ -91,6 +91,7 @@ const (
 	CodeNotRecorded  = "never-recorded" // a session that failed before its recording began
 	CodeDamaged      = "damaged"        // a file that was set aside, by the node or by somebody else
 	CodeNotYetClosed = "not-closed"     // a recording has an end, the ledger has no close yet
+	CodeUntold       = "untold"         // segments of a recording without an end, of which the ledger does not tell yet
 	CodeNotYetBegun  = "not-begun"      // the ledger has a session's open, its recording has no whole segment yet
 )
 

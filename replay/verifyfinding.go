@@ -72,14 +72,15 @@ const (
 	CodeFuture    = "future" // a time that has not come yet
 
 	// About the ledger.
-	CodeLedger     = "ledger"     // entries, tiles or checkpoint were changed, cut or are not signed by the key
-	CodeEntry      = "entry"      // a public entry contradicts those before it
-	CodeNumbers    = "numbers"    // session numbers have a gap or a repetition
-	CodeCheckpoint = "checkpoint" // the ledger contradicts a checkpoint that was seen before
-	CodeNode       = "node"       // the ledger of another node was seen before under the same key
-	CodeReceipt    = "receipt"    // it does not hold what a receipt says
-	CodeWitness    = "witness"    // the witnesses that were asked for did not cosign
-	CodeProof      = "proof"      // a proof of inclusion does not fit the recording
+	CodeLedger      = "ledger"      // entries, tiles or checkpoint were changed, cut or are not signed by the key
+	CodeEntry       = "entry"       // a public entry contradicts those before it
+	CodeNumbers     = "numbers"     // session numbers have a gap or a repetition
+	CodeCheckpoint  = "checkpoint"  // the ledger contradicts a checkpoint that was seen before
+	CodeNode        = "node"        // the ledger of another node was seen before under the same key
+	CodeReceipt     = "receipt"     // it does not hold what a receipt says
+	CodeWitness     = "witness"     // the witnesses that were asked for did not cosign
+	CodeUnwitnessed = "unwitnessed" // entries behind the newest checkpoint that witnesses cosigned
+	CodeProof       = "proof"       // a proof of inclusion does not fit the recording
 
 	// About recordings against the ledger.
 	CodeMissing      = "missing"        // the ledger tells of a recording that is not there

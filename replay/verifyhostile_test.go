@@ -401,8 +401,20 @@ func TestPolicies(t *testing.T) {
 	if !r.Intact || r.Witnessed == nil || !r.Witnessed.Enough || !slices.Equal(r.Witnessed.By, []string{"w1"}) || r.Witnessed.Entries != int64(len(c.entries)) {
 		t.Fatalf("%s", r.Text())
 	}
+	if has(found(r), replay.CodeUnwitnessed) {
+		t.Errorf("all of it is cosigned: %s", r.Text())
+	}
 	path := filepath.Join(c.ledger(), tlog.CosignedFile)
 	whole := read(t, path)
+	// An older one is good as far as it goes, and the rest is named.
+	write(t, path, read(t, filepath.Join(c.middle.ledger(), tlog.CosignedFile)))
+	files.Checkpoints = nil
+	r = c.verify(t, files)
+	i := slices.IndexFunc(r.Findings, func(f replay.Finding) bool { return f.Code == replay.CodeUnwitnessed })
+	if !r.Intact || i < 0 || r.Findings[i].Broken || r.Findings[i].Entry != r.Witnessed.Entries || r.Witnessed.Entries == int64(len(c.entries)) {
+		t.Errorf("%s", r.Text())
+	}
+	write(t, path, whole)
 	for name, change := range map[string]func(){
 		"removed":              func() { must(t, os.Remove(path)) },
 		"without cosignatures": func() { write(t, path, read(t, filepath.Join(c.ledger(), tlog.CheckpointFile))) },

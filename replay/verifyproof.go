@@ -48,6 +48,10 @@ func (c *nodeCheck) vouched() error {
 		unproved("the cosigned checkpoint is of " + v.Checkpoint.Origin)
 	} else if !v.Enough {
 		unproved(fmt.Sprintf("%d witnesses of the policy have cosigned, which is not enough", len(v.Cosigned)))
+	} else if l.sound() && v.Checkpoint.Size < l.report.Size+l.report.Tail {
+		c.report.add(Finding{File: tlog.CosignedFile, Code: CodeUnwitnessed, Segment: -1, Entry: v.Checkpoint.Size, Offset: -1,
+			Text: fmt.Sprintf("no witness vouches for entries %d to %d: they came after what was cosigned, which takes seconds; if they are older, the node showed its witnesses nothing, or an old file was put here",
+				v.Checkpoint.Size, l.report.Size+l.report.Tail-1)})
 	}
 	return nil
 }

@@ -4,11 +4,11 @@ import (
 	"crypto/ed25519"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
+	"sallyport/recorder/tlog"
 	"sallyport/recorder/trec"
 )
 
@@ -45,7 +45,7 @@ func (r Report) Text() string {
 		state = "NOT INTACT"
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s: %s, %s, %d segments, %d frames, %d bytes", r.File, state, r.Ending, r.Segments, r.Frames, r.Bytes)
+	fmt.Fprintf(&b, "%s: %s, %s, %d segments, %d frames, %d bytes", onOneLine(r.File), state, r.Ending, r.Segments, r.Frames, r.Bytes)
 	if r.Proved > 0 {
 		fmt.Fprintf(&b, ", %d of %d leaves in the ledger", r.Proved, uint64(r.Segments)+1)
 	}
@@ -60,7 +60,7 @@ func (r Report) Text() string {
 // order and density, every checksum, the root and the signature. The error is about reading the file; what is
 // wrong with its content is in the report.
 func Verify(path string, key ed25519.PublicKey) (Report, error) {
-	in, err := os.Open(path)
+	in, err := tlog.OpenRegular(path)
 	if err != nil {
 		return Report{}, err
 	}

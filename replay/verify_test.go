@@ -13,6 +13,7 @@ import (
 
 	"sallyport/recorder/ledger"
 	"sallyport/recorder/tlog"
+	"sallyport/recorder/trec"
 	"sallyport/replay"
 )
 
@@ -81,6 +82,28 @@ func TestALiveSessionVerifies(t *testing.T) {
 	}
 	must(t, os.Remove(s.path("S-2")))
 	if r := s.verify(t, s.files()); !slices.Equal(alarms(found(r)), []string{replay.CodeMissing}) {
+		t.Errorf("%s", r.Text())
+	}
+}
+
+// TestSegmentsThatTheLedgerDoesNotTellOf: their checksums need no key, so they may be anybody's.
+func TestSegmentsThatTheLedgerDoesNotTellOf(t *testing.T) {
+	s := newState(t, "N-1")
+	live := s.begin(t, "S-1")
+	live.show(t, "one")
+	told := int64(live.leaf)
+	_ = value[trec.Position](t)(live.w.Add(trec.Frame{Kind: trec.KindOutput, Time: begin, Data: []byte("never shown")}))
+	_ = value[[]trec.Leaf](t)(live.w.Seal(trec.EffortBest))
+	s.publish(t)
+	r := s.verify(t, s.files())
+	i := slices.IndexFunc(r.Findings, func(f replay.Finding) bool { return f.Code == replay.CodeUntold })
+	if !r.Intact || i < 0 || r.Findings[i].Broken || r.Findings[i].Segment != told-1 {
+		t.Fatalf("%s", r.Text())
+	}
+	s.open(t)
+	live.tellLeaves(t)
+	s.publish(t)
+	if r := s.verify(t, s.files()); !r.Intact || has(found(r), replay.CodeUntold) {
 		t.Errorf("%s", r.Text())
 	}
 }

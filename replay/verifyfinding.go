@@ -2,7 +2,9 @@ package replay
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
+	"unicode"
 
 	"sallyport/recorder/tlog"
 	"sallyport/recorder/trec"
@@ -36,9 +38,23 @@ func (f Finding) String() string {
 		place = append(place, fmt.Sprintf("byte %d", f.Offset))
 	}
 	if len(place) == 0 {
-		return fmt.Sprintf("%s: %s: %s: %s", mark, f.Code, f.File, f.Text)
+		return onOneLine(fmt.Sprintf("%s: %s: %s: %s", mark, f.Code, f.File, f.Text))
 	}
-	return fmt.Sprintf("%s: %s: %s, %s: %s", mark, f.Code, f.File, strings.Join(place, ", "), f.Text)
+	return onOneLine(fmt.Sprintf("%s: %s: %s, %s: %s", mark, f.Code, f.File, strings.Join(place, ", "), f.Text))
+}
+
+// onOneLine writes what could end the line, or move a terminal's cursor, as an escape: names and texts
+// repeat what a file says of itself, and could else forge lines of the report.
+func onOneLine(text string) string {
+	var b strings.Builder
+	for _, r := range text {
+		if unicode.IsPrint(r) {
+			b.WriteRune(r)
+		} else {
+			b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(r), "'"))
+		}
+	}
+	return b.String()
 }
 
 // The codes of findings; docs/format-recording.md says what each means.
@@ -56,13 +72,15 @@ const (
 	CodeFuture    = "future" // a time that has not come yet
 
 	// About the ledger.
-	CodeLedger     = "ledger"     // entries, tiles or checkpoint were changed, cut or are not signed by the key
-	CodeEntry      = "entry"      // a public entry contradicts those before it
-	CodeNumbers    = "numbers"    // session numbers have a gap or a repetition
-	CodeCheckpoint = "checkpoint" // the ledger contradicts a checkpoint that was seen before
-	CodeReceipt    = "receipt"    // it does not hold what a receipt says
-	CodeWitness    = "witness"    // the witnesses that were asked for did not cosign
-	CodeProof      = "proof"      // a proof of inclusion does not fit the recording
+	CodeLedger      = "ledger"      // entries, tiles or checkpoint were changed, cut or are not signed by the key
+	CodeEntry       = "entry"       // a public entry contradicts those before it
+	CodeNumbers     = "numbers"     // session numbers have a gap or a repetition
+	CodeCheckpoint  = "checkpoint"  // the ledger contradicts a checkpoint that was seen before
+	CodeNode        = "node"        // the ledger of another node was seen before under the same key
+	CodeReceipt     = "receipt"     // it does not hold what a receipt says
+	CodeWitness     = "witness"     // the witnesses that were asked for did not cosign
+	CodeUnwitnessed = "unwitnessed" // entries behind the newest checkpoint that witnesses cosigned
+	CodeProof       = "proof"       // a proof of inclusion does not fit the recording
 
 	// About recordings against the ledger.
 	CodeMissing      = "missing"        // the ledger tells of a recording that is not there
@@ -74,6 +92,7 @@ const (
 	CodeNotRecorded  = "never-recorded" // a session that failed before its recording began
 	CodeDamaged      = "damaged"        // a file that was set aside, by the node or by somebody else
 	CodeNotYetClosed = "not-closed"     // a recording has an end, the ledger has no close yet
+	CodeUntold       = "untold"         // segments of a recording without an end, of which the ledger does not tell yet
 	CodeNotYetBegun  = "not-begun"      // the ledger has a session's open, its recording has no whole segment yet
 )
 

@@ -123,8 +123,13 @@ func (s *state) tell(t testing.TB, l ledger.Leaf) int64 {
 	return s.enter(t, value[[]byte](t)(l.Encode()))
 }
 
-// event is an entry that only commits to a text which lies elsewhere.
-func (s *state) event(t testing.TB) { s.enter(t, tlog.Commit(tlog.Salt{}, []byte("event"))) }
+// event is an entry that only commits to a text, which lies sealed beside the tree.
+func (s *state) event(t testing.TB) {
+	t.Helper()
+	leaf := tlog.Commit(tlog.Salt{}, []byte("event"))
+	s.entries = append(s.entries, leaf)
+	value[int64](t)(s.log.AppendEntries(context.Background(), tlog.Entry{Leaf: leaf, Key: tlog.KeyID{Project: "genomics", Quarter: "2026q1"}, Sealed: []byte("sealed")}))
+}
 
 // recorded is a session as it is written: what an engine does, step by step.
 type recorded struct {

@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"encoding/binary"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +16,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -250,6 +252,147 @@ func TestRemembering(t *testing.T) {
 	}
 }
 
+// TestPromise4_AnotherNodesNameIsNoEscape: whoever holds the key cannot leave what is
+// remembered behind by writing everything anew under another name.
+func TestPromise4_AnotherNodesNameIsNoEscape(t *testing.T) {
+	s := newState(t, "N-1")
+	s.session(t, "S-1")
+	s.publish(t)
+	memory := filepath.Join(t.TempDir(), "memory")
+	check := func(s *state, newNode bool) replay.NodeReport {
+		files := s.files()
+		files.Remembered, files.NewNode = tlog.NewRemembered(memory), newNode
+		return s.verify(t, files)
+	}
+	if r := check(s, false); !r.Intact {
+		t.Fatalf("%s", r.Text())
+	}
+	renamed := newState(t, "N-2")
+	renamed.signer, renamed.key = s.signer, s.key
+	renamed.publish(t)
+	must(t, os.RemoveAll(renamed.ledger()))
+	renamed.open(t)
+	renamed.session(t, "S-1")
+	renamed.publish(t)
+	if r := renamed.verify(t, renamed.files()); !r.Intact {
+		t.Fatalf("it is whole by itself: %s", r.Text())
+	}
+	for range 2 {
+		if r := check(renamed, false); !slices.Equal(alarms(found(r)), []string{replay.CodeNode}) {
+			t.Errorf("%s", r.Text())
+		}
+	}
+	if kept := value[[]string](t)(filepath.Glob(filepath.Join(memory, "*.conflict"))); len(kept) != 1 {
+		t.Errorf("kept as evidence: %v", kept)
+	}
+	if r := check(s, false); !r.Intact || r.Remembered != int64(len(s.entries)) {
+		t.Errorf("%s", r.Text())
+	}
+	// The node was set up again, an auditor knows, and says so once.
+	for _, newNode := range []bool{true, false} {
+		if r := check(renamed, newNode); !r.Intact {
+			t.Errorf("%s", r.Text())
+		}
+	}
+	if r := check(s, false); !slices.Equal(alarms(found(r)), []string{replay.CodeNode}) {
+		t.Errorf("the old name came back: %s", r.Text())
+	}
+	// What was seen under the old name still counts.
+	s.anew(t, s.entries[:len(s.entries)-1])
+	if r := check(s, true); r.Intact || !has(found(r), replay.CodeCheckpoint) {
+		t.Errorf("%s", r.Text())
+	}
+}
+
+// TestPipesAreNoFiles: a folder from elsewhere may hold a pipe, on which a reader would wait for ever.
+func TestPipesAreNoFiles(t *testing.T) {
+	for name, place := range map[string]func(*state) string{
+		"recording":  func(s *state) string { return s.path("S-1") },
+		"checkpoint": func(s *state) string { return filepath.Join(s.ledger(), tlog.CheckpointFile) },
+		"cosigned":   func(s *state) string { return filepath.Join(s.ledger(), tlog.CosignedFile) },
+		"tile":       func(s *state) string { return filepath.Join(s.ledger(), "tile", "0", "000") },
+		"bodies":     func(s *state) string { return filepath.Join(s.ledger(), "bodies", "locations") },
+		"append":     func(s *state) string { return filepath.Join(s.ledger(), "append", "00000000000000000000.log") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newState(t, "N-1")
+			s.session(t, "S-1")
+			s.publish(t)
+			path := place(s)
+			must(t, os.RemoveAll(path))
+			must(t, os.MkdirAll(filepath.Dir(path), 0o700))
+			must(t, syscall.Mkfifo(path, 0o600))
+			if name == "tile" {
+				parts := value[[]string](t)(filepath.Glob(filepath.Join(s.ledger(), "tile", "0", "000.p", "*")))
+				for _, part := range parts {
+					must(t, os.Remove(part))
+				}
+			}
+			done := make(chan error, 1)
+			go func() {
+				r, err := replay.VerifyNode(t.Context(), s.files())
+				if err == nil && r.Intact {
+					err = errors.New("everything verifies")
+				} else {
+					err = nil
+				}
+				if _, alone := replay.Verify(path, s.key); alone == nil {
+					err = errors.New("a pipe is a recording")
+				}
+				done <- err
+			}()
+			select {
+			case err := <-done:
+				must(t, err)
+			case <-time.After(20 * time.Second):
+				f := value[*os.File](t)(os.OpenFile(path, os.O_RDWR, 0)) // lets the reader go
+				defer f.Close()
+				t.Fatal("verify waits for the pipe")
+			}
+		})
+	}
+}
+
+// TestNoForgedLines: what a hostile file says of itself makes no line of its own in a report.
+func TestNoForgedLines(t *testing.T) {
+	const forged = "S-1\nnode N-1: everything verifies\u2028\r\x1b[2J\u009b2J"
+	s := newState(t, "N-1")
+	s.session(t, "S-1")
+	s.publish(t)
+	copied := filepath.Join(t.TempDir(), forged+".trec")
+	write(t, copied, read(t, s.path("S-1"))[:1000])
+	r := value[replay.Report](t)(replay.Verify(copied, s.key))
+	files := replay.NodeFiles{Ledger: s.ledger(), Copies: []string{copied}, Key: s.key, Clock: quiet{}}
+	n := s.verify(t, files)
+	n.Findings = append(n.Findings, replay.Finding{File: "S-9.trec", Code: replay.CodeName, Text: "the file holds session " + forged})
+	n.Node, n.Witnessed = forged, &replay.Witnessed{By: []string{forged}}
+	for _, text := range []string{r.Text(), n.Text()} {
+		for line := range strings.Lines(text) {
+			if strings.HasPrefix(line, "node N-1: everything") {
+				t.Errorf("a forged line: %q", text)
+			}
+		}
+		if strings.ContainsAny(text, "\r\x1b\u009b\u2028") {
+			t.Errorf("not plain: %q", text)
+		}
+	}
+}
+
+// TestListsInJSONAreLists: a script that counts them finds none, not null.
+func TestListsInJSONAreLists(t *testing.T) {
+	c := newScene(t)
+	must(t, os.RemoveAll(c.recordings()))
+	must(t, os.Mkdir(c.recordings(), 0o700))
+	write(t, filepath.Join(c.ledger(), tlog.CosignedFile), read(t, filepath.Join(c.ledger(), tlog.CheckpointFile)))
+	r := c.verify(t, c.with(t, witnessed))
+	text := string(value[[]byte](t)(json.Marshal(r)))
+	for _, list := range []string{`"recordings":[]`, `"by":[]`, `"problems":[]`} {
+		if !strings.Contains(text, list) {
+			t.Errorf("%s is not in %s", list, text)
+		}
+	}
+}
+
 // TestPolicies: witnesses that were asked for must have cosigned.
 func TestPolicies(t *testing.T) {
 	c := newScene(t)
@@ -258,8 +401,20 @@ func TestPolicies(t *testing.T) {
 	if !r.Intact || r.Witnessed == nil || !r.Witnessed.Enough || !slices.Equal(r.Witnessed.By, []string{"w1"}) || r.Witnessed.Entries != int64(len(c.entries)) {
 		t.Fatalf("%s", r.Text())
 	}
+	if has(found(r), replay.CodeUnwitnessed) {
+		t.Errorf("all of it is cosigned: %s", r.Text())
+	}
 	path := filepath.Join(c.ledger(), tlog.CosignedFile)
 	whole := read(t, path)
+	// An older one is good as far as it goes, and the rest is named.
+	write(t, path, read(t, filepath.Join(c.middle.ledger(), tlog.CosignedFile)))
+	files.Checkpoints = nil
+	r = c.verify(t, files)
+	i := slices.IndexFunc(r.Findings, func(f replay.Finding) bool { return f.Code == replay.CodeUnwitnessed })
+	if !r.Intact || i < 0 || r.Findings[i].Broken || r.Findings[i].Entry != r.Witnessed.Entries || r.Witnessed.Entries == int64(len(c.entries)) {
+		t.Errorf("%s", r.Text())
+	}
+	write(t, path, whole)
 	for name, change := range map[string]func(){
 		"removed":              func() { must(t, os.Remove(path)) },
 		"without cosignatures": func() { write(t, path, read(t, filepath.Join(c.ledger(), tlog.CheckpointFile))) },

@@ -56,6 +56,7 @@ type ledgerView struct {
 	report   *tlog.Report
 	sessions map[string]*told
 	findings []Finding
+	others   []string // ledgers under the same key that are remembered, when this one is not
 	receipts []*tlog.Receipt
 	seen     []bool          // receipts whose entry is as they say
 	wanted   map[string]bool // sessions whose leaves are kept
@@ -74,7 +75,7 @@ func (l *ledgerView) sound() bool { return l.report != nil && l.report.OK() }
 
 // originOf reads whose ledger a directory says it is.
 func originOf(dir string) (string, error) {
-	f, err := os.Open(filepath.Join(dir, tlog.CheckpointFile))
+	f, err := tlog.OpenRegular(filepath.Join(dir, tlog.CheckpointFile))
 	if err != nil {
 		return "", err
 	}
@@ -114,6 +115,11 @@ func readLedger(ctx context.Context, files *NodeFiles, wanted map[string]bool, t
 		l.add(about(tlog.CheckpointFile, CodeLedger, err.Error()+". Nothing here is vouched for: it is another node's key, or the checkpoint was changed after it was signed", true))
 		return l, nil
 	}
+	if files.Remembered != nil {
+		if l.others, err = files.Remembered.Others(origin, files.Key); err != nil {
+			return nil, err
+		}
+	}
 	known, err := l.known(files)
 	if err != nil {
 		return nil, err
@@ -133,6 +139,10 @@ func readLedger(ctx context.Context, files *NodeFiles, wanted map[string]bool, t
 		for _, p := range l.report.Problems {
 			l.add(ofLedger(p))
 		}
+	}
+	if len(l.others) > 0 && !files.NewNode {
+		l.findings = append(l.findings, about(tlog.CheckpointFile, CodeNode, fmt.Sprintf("the ledger says that it is of node %s, and under the same key %q was seen before: "+
+			"whoever holds the key gave a ledger that they wrote anew another name, or the node was set up again with its old key; only in that case take it with --new-node", l.node, l.others), true))
 	}
 	return l, nil
 }
@@ -182,7 +192,7 @@ func (l *ledgerView) known(files *NodeFiles) ([]tlog.Checkpoint, error) {
 }
 
 func readCosigned(dir string) ([]byte, error) {
-	f, err := os.Open(filepath.Join(dir, tlog.CosignedFile))
+	f, err := tlog.OpenRegular(filepath.Join(dir, tlog.CosignedFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

@@ -39,6 +39,9 @@ type NodeFiles struct {
 	// Remembered holds the checkpoints that this verifier saw before; the newest is
 	// added once everything verifies. nil: none.
 	Remembered *tlog.Remembered
+	// NewNode takes a ledger of another node than was remembered under the key, as after
+	// a node was set up again with its old key, and remembers it in place of that one.
+	NewNode bool
 	// Policy says which witnesses must have cosigned; nil: none need to.
 	Policy *witness.Policy
 
@@ -76,15 +79,21 @@ func (n NodeReport) Text() string {
 	if !n.Intact {
 		state = "NOT INTACT"
 	}
-	fmt.Fprintf(&b, "node %s: %s: %d ledger entries, %d sessions, %d recordings\n", n.Node, state, n.Entries, n.Sessions, len(n.Recordings))
+	fmt.Fprintf(&b, "node %s: %s: %d ledger entries, %d sessions, %d recordings\n", onOneLine(n.Node), state, n.Entries, n.Sessions, len(n.Recordings))
 	switch {
 	case n.Remembered > 0:
 		fmt.Fprintf(&b, "ledger: held against the checkpoint of %d entries that was remembered here\n", n.Remembered)
 	case n.Ledger != nil && n.Ledger.Known == 0:
 		fmt.Fprintln(&b, "ledger: nothing was remembered of it and nobody else vouched for it, so a ledger that its own node wrote anew would not show")
 	}
+	if l := n.Ledger; l != nil && l.Sealed > 0 {
+		fmt.Fprintf(&b, "ledger: the texts of %d events are there, sealed; whether they are the right ones shows to the node's keys only\n", l.Sealed)
+	}
+	if l := n.Ledger; l != nil && l.Absent > 0 {
+		fmt.Fprintf(&b, "ledger: the texts of %d events are absent: the folder was copied without them, or somebody removed them; the tree holds only what they must be\n", l.Absent)
+	}
 	if w := n.Witnessed; w != nil {
-		fmt.Fprintf(&b, "ledger: %d entries cosigned by %s\n", w.Entries, strings.Join(w.By, ", "))
+		fmt.Fprintf(&b, "ledger: %d entries cosigned by %s\n", w.Entries, onOneLine(strings.Join(w.By, ", ")))
 	}
 	for _, r := range n.Recordings {
 		b.WriteString(r.Text())
@@ -173,7 +182,7 @@ func VerifyNode(ctx context.Context, files NodeFiles) (NodeReport, error) {
 	if files.Clock == nil {
 		files.Clock = realClock{}
 	}
-	c := &nodeCheck{files: &files, report: NodeReport{Intact: true, Remembered: -1}, bar: &progress{tell: files.Progress}}
+	c := &nodeCheck{files: &files, report: NodeReport{Intact: true, Remembered: -1, Recordings: []Report{}}, bar: &progress{tell: files.Progress}}
 	if err := checkKey(files.Key); err != nil {
 		return c.report, err
 	}
@@ -226,7 +235,7 @@ func (c *nodeCheck) list() error {
 func (c *nodeCheck) copied(path string) {
 	a := c.found(path, filepath.Base(path))
 	a.aside = false
-	in, err := os.Open(path)
+	in, err := tlog.OpenRegular(path)
 	if err != nil {
 		return // reading it will say so
 	}
@@ -307,7 +316,7 @@ func (c *nodeCheck) readRecordings(ctx context.Context, all []*recordingAt) erro
 
 // read verifies one file and takes the root of as many leaves as the ledger told.
 func (c *nodeCheck) read(a *recordingAt) error {
-	in, err := os.Open(a.path)
+	in, err := tlog.OpenRegular(a.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		a.gone = true
 		return nil

@@ -43,11 +43,15 @@ func (c *nodeCheck) vouched() error {
 		unproved(err.Error())
 		return nil
 	}
-	c.report.Witnessed = &Witnessed{Entries: v.Checkpoint.Size, By: v.Cosigned, Ignored: v.Ignored, Enough: v.Enough}
+	c.report.Witnessed = &Witnessed{Entries: v.Checkpoint.Size, By: append([]string{}, v.Cosigned...), Ignored: v.Ignored, Enough: v.Enough}
 	if v.Checkpoint.Origin != l.verifier.Name() {
 		unproved("the cosigned checkpoint is of " + v.Checkpoint.Origin)
 	} else if !v.Enough {
 		unproved(fmt.Sprintf("%d witnesses of the policy have cosigned, which is not enough", len(v.Cosigned)))
+	} else if l.sound() && v.Checkpoint.Size < l.report.Size+l.report.Tail {
+		c.report.add(Finding{File: tlog.CosignedFile, Code: CodeUnwitnessed, Segment: -1, Entry: v.Checkpoint.Size, Offset: -1,
+			Text: fmt.Sprintf("no witness vouches for entries %d to %d: they came after what was cosigned, which takes seconds; if they are older, the node showed its witnesses nothing, or an old file was put here",
+				v.Checkpoint.Size, l.report.Size+l.report.Tail-1)})
 	}
 	return nil
 }
@@ -60,6 +64,12 @@ func (c *nodeCheck) remember() error {
 		return nil
 	}
 	origin := l.verifier.Name()
+	if len(l.others) > 0 && !c.files.NewNode {
+		if d, err := tlog.OpenDirectory(c.files.Ledger, origin, l.verifier); err == nil {
+			_ = c.files.Remembered.Refuse(d.Checkpoint(), origin, l.others) // the finding says it; this keeps the evidence
+		}
+		return nil
+	}
 	last, before, err := c.files.Remembered.Last(origin, l.verifier)
 	if err != nil {
 		return err
@@ -69,7 +79,7 @@ func (c *nodeCheck) remember() error {
 	}
 	conflict := false
 	for _, f := range c.report.Findings {
-		conflict = conflict || f.Code == CodeCheckpoint
+		conflict = conflict || last != nil && f.Code == CodeCheckpoint
 	}
 	if (!c.report.Intact && !conflict) || l.report.Size < before.Size && !conflict {
 		return nil
@@ -82,7 +92,10 @@ func (c *nodeCheck) remember() error {
 	if conflict {
 		return nil // the finding says it; without a proof there is nothing to keep
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return c.files.Remembered.Replace(l.others)
 }
 
 // ProveRecording makes a proof (C2SP tlog-proof) that the ledger holds the end of

@@ -75,7 +75,7 @@ func newScene(t *testing.T) *scene {
 	c.publish(t)
 	files := c.files()
 	files.Remembered = tlog.NewRemembered(c.memory)
-	if r := c.verify(t, files); !r.Intact {
+	if r := c.verify(t, files); !r.Intact || r.Ledger.Absent != 0 || !strings.Contains(r.Text(), "events are there, sealed") {
 		t.Fatalf("the original: %s", r.Text())
 	}
 	return c
@@ -212,6 +212,10 @@ func tamperedRecordings() []tampering {
 		}, replay.CodeChain),
 		key("recording removed", "the ledger's open, segments and close", func(t *testing.T, c *scene) { must(t, os.Remove(c.path("S-3"))) }, replay.CodeMissing),
 		key("recording of a live session removed", "the ledger's segments", func(t *testing.T, c *scene) { must(t, os.Remove(c.path("S-5"))) }, replay.CodeMissing),
+		key("recording of a live session emptied and named as if the node had set it aside", "the ledger's segments", func(t *testing.T, c *scene) {
+			must(t, os.Rename(c.path("S-5"), c.path("S-5")+".damaged"))
+			must(t, os.Truncate(c.path("S-5")+".damaged", 100))
+		}, replay.CodeDamaged),
 		key("recordings renamed into each other's place", "the session in the header", func(t *testing.T, c *scene) {
 			a, b := read(t, c.path("S-2")), read(t, c.path("S-3"))
 			write(t, c.path("S-2"), b)
@@ -304,6 +308,8 @@ func tamperedHistory() []tampering {
 				must(t, os.RemoveAll(c.dir))
 				must(t, os.CopyFS(c.dir, os.DirFS(c.middle.dir)))
 			}},
+		{"texts of events removed from the ledger's folder", "the report, which counts those that are not there", nil, never,
+			func(t *testing.T, c *scene) { must(t, os.RemoveAll(filepath.Join(c.ledger(), "bodies"))) }},
 		{"database put back to an older copy", "the node when it starts: the ledger has more events", nil, never,
 			func(*testing.T, *scene) {}}, // nothing that verify reads
 	}
@@ -350,6 +356,12 @@ func TestPromise4_TamperTable(t *testing.T) {
 				r := c.verify(t, c.with(t, more))
 				if found := more >= row.needs; r.Intact == found {
 					t.Errorf("with %q: found %t, wanted %t\n%s", needed(more), !r.Intact, found, r.Text())
+				}
+				if r.Ledger != nil && r.Ledger.Absent > 0 && row.needs == never {
+					says = fmt.Sprintf("everything verifies, and that the texts of %d events are absent: only their commitments are in the tree", r.Ledger.Absent)
+					if !strings.Contains(r.Text(), fmt.Sprintf("the texts of %d events are absent", r.Ledger.Absent)) {
+						t.Errorf("it does not say so: %s", r.Text())
+					}
 				}
 				if more == min(row.needs, witnessed) {
 					for _, code := range row.codes {

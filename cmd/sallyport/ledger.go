@@ -30,9 +30,11 @@ func ledgerVerbs(noun *cobra.Command, o *settings, s streams) {
 func rememberCheckpoint(c *cobra.Command, o *settings, s streams) {
 	var from source
 	var keyFile string
+	var newNode bool
 	c.Flags().StringVar(&from.gate, "gate", "", "USER@GATE to ask by ssh; else the node of this machine")
 	c.Flags().StringVar(&from.ssh, "ssh", "ssh", "ssh command to ask with, with its options")
 	c.Flags().StringVar(&keyFile, "key", "", "the node's public key, a `FILE`; then the checkpoint is verified and remembered")
+	c.Flags().BoolVar(&newNode, "new-node", false, "take the checkpoint of another node than was remembered under this key, which was set up again with its old key")
 	plain := c.RunE
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if from.gate == "" && keyFile == "" {
@@ -46,7 +48,7 @@ func rememberCheckpoint(c *cobra.Command, o *settings, s streams) {
 			return console.Usagef("the node's public key is needed: --key FILE (`ssh GATE ca show node` prints it)")
 		}
 		ask := func(ctx context.Context, args ...string) ([]byte, error) { return from.ask(ctx, o, s, args) }
-		signed, err := seeCheckpoint(c.Context(), ask, key, os.Getenv)
+		signed, err := seeCheckpoint(c.Context(), ask, key, newNode, os.Getenv)
 		if err != nil {
 			return err
 		}
@@ -74,9 +76,9 @@ func (f *source) ask(ctx context.Context, o *settings, s streams, args []string)
 }
 
 // seeCheckpoint asks for the checkpoint, verifies it, compares it with the one that is
-// remembered and keeps it. One question does both, since each may cost a second factor.
+// remembered and keeps it. A ledger of another node under the same key needs newNode. One question does both, since each may cost a second factor.
 func seeCheckpoint(ctx context.Context, ask func(context.Context, ...string) ([]byte, error), key ed25519.PublicKey,
-	getenv func(string) string) ([]byte, error) {
+	newNode bool, getenv func(string) string) ([]byte, error) {
 	remembered, err := ledger.Remembered(getenv)
 	if err != nil {
 		return nil, err
@@ -84,6 +86,9 @@ func seeCheckpoint(ctx context.Context, ask func(context.Context, ...string) ([]
 	last, err := ledger.LastSeen(remembered, key)
 	if err != nil {
 		return nil, err
+	}
+	if newNode {
+		last.Size = 0 // of another ledger, so there is no proof to ask for
 	}
 	e := &witness.Extension{Old: last.Size}
 	if last.Size == 0 {
@@ -97,8 +102,11 @@ func seeCheckpoint(ctx context.Context, ask func(context.Context, ...string) ([]
 	if err != nil {
 		return nil, err
 	}
-	return e.Checkpoint, ledger.Remember(remembered, e.Checkpoint, key, func(older, newer int64) (ledger.TreeProof, error) {
-		if older != e.Old {
+	return e.Checkpoint, ledger.Remember(remembered, e.Checkpoint, key, newNode, func(older, newer int64) (ledger.TreeProof, error) {
+		switch {
+		case newNode:
+			return nil, errors.New("this ledger was seen before; ask again without --new-node")
+		case older != e.Old:
 			return nil, errors.New("the gate now has another ledger than it had; ask again")
 		}
 		return e.Proof, nil

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sallyport/bastion/console"
+	"sallyport/recorder/ledger"
 	"sallyport/recorder/tlog"
 	"sallyport/recorder/witness"
 	"sallyport/replay"
@@ -32,6 +33,7 @@ type verification struct {
 	writeProof  string // file
 	noRemember  bool
 	remember    string // folder
+	newNode     bool
 
 	key ed25519.PublicKey
 }
@@ -41,8 +43,10 @@ func verifyVerb(o *settings, s streams) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "verify [PATH]",
 		Short: "Prove offline that recordings and ledger are unchanged",
-		Long: `Verify reads a recording, or a node's whole state folder, and finds any byte that
-was changed, dropped, moved or cut. It needs the node's public key (` + "`ca show node`" + `)
+		Long: `Verify reads a recording, or a node's whole state folder, and finds any byte of
+recordings and of the ledger's tree that was changed, dropped, moved or cut. Of the
+texts of events, which lie sealed beside the tree, it counts those that are there and
+those that are not, and finds damage by accident; what they must be, the tree holds. It needs the node's public key (` + "`ca show node`" + `)
 and no private one, no network and no running node.
 
 A ledger that its own node wrote anew shows only against something that left the node
@@ -83,7 +87,8 @@ one recording is held against the ledger, too.`,
 	f.StringVar(&v.proof, "proof", "", "a proof that the ledger holds the recording, a `FILE` of --write-proof")
 	f.StringVar(&v.writeProof, "write-proof", "", "write such a proof of the recording to a new `FILE`; needs --ledger")
 	f.BoolVar(&v.noRemember, "no-remember", false, "neither demand what was remembered of this ledger nor remember it now")
-	f.StringVar(&v.remember, "remember", "", "where checkpoints are remembered, a `DIR`; else in your own configuration folder")
+	f.BoolVar(&v.newNode, "new-node", false, "take a ledger of another node than was remembered under this key, which was set up again with its old key")
+	f.StringVar(&v.remember, "remember", "", "where checkpoints are remembered, a `DIR`; else checkpoints in $SALLYPORT_HOME, or in your own configuration folder")
 	return c
 }
 
@@ -180,7 +185,7 @@ func (v *verification) files(o *settings, s streams, single bool) (replay.NodeFi
 		}
 		files.Checkpoints = append(files.Checkpoints, text)
 	}
-	files.Receipts = v.receipts
+	files.Receipts, files.NewNode = v.receipts, v.newNode
 	if v.policy != "" {
 		text, err := readSmallFile(v.policy)
 		if err == nil {
@@ -190,25 +195,22 @@ func (v *verification) files(o *settings, s streams, single bool) (replay.NodeFi
 			return files, err
 		}
 	}
-	return files, v.memory(&files, s)
+	v.memory(&files, s, os.Getenv)
+	return files, nil
 }
 
-// memory is where this person's checkpoints are remembered.
-func (v *verification) memory(files *replay.NodeFiles, s streams) error {
-	if v.noRemember {
-		return nil
-	}
-	dir := v.remember
-	if dir == "" {
-		own, err := os.UserConfigDir()
-		if err != nil {
-			fmt.Fprintf(s.err, "sallyport: nothing is remembered of this ledger, since there is no folder for it (%v); give --remember DIR\n", err)
-			return nil
+// memory is where this person's checkpoints are remembered: the same place as that of `ledger checkpoint`.
+func (v *verification) memory(files *replay.NodeFiles, s streams, getenv func(string) string) {
+	switch {
+	case v.noRemember:
+	case v.remember != "":
+		files.Remembered = tlog.NewRemembered(v.remember)
+	default:
+		var err error
+		if files.Remembered, err = ledger.Remembered(getenv); err != nil {
+			fmt.Fprintf(s.err, "sallyport: nothing is remembered of this ledger (%v); give --remember DIR\n", err)
 		}
-		dir = filepath.Join(own, "sallyport", "checkpoints")
 	}
-	files.Remembered = tlog.NewRemembered(dir)
-	return nil
 }
 
 func tellReport(c *cobra.Command, s streams, report any, text string, intact bool) error {

@@ -29,12 +29,18 @@ import (
 	"sallyport/recorder/ledger"
 	"sallyport/recorder/tlog"
 	"sallyport/recorder/witness"
+	"sallyport/replay"
 )
 
 // seededLog is a node's log by itself, signed with a fixed key.
 func seededLog(t *testing.T, leaves ...string) *tlog.Log {
 	t.Helper()
-	l, err := tlog.Open(tlog.Options{Dir: t.TempDir(), Origin: "sallyport/N-seeded", Signer: seededKey(), PublishInterval: -1})
+	return namedLog(t, "N-seeded", leaves...)
+}
+
+func namedLog(t *testing.T, node string, leaves ...string) *tlog.Log {
+	t.Helper()
+	l, err := tlog.Open(tlog.Options{Dir: t.TempDir(), Origin: ledger.OriginOf(node), Signer: seededKey(), PublishInterval: -1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +94,7 @@ func TestPromise4_TheCommandDemandsWhatItSaw(t *testing.T) {
 	l := seededLog(t, "a", "b")
 	ask := gateWith(t, &l)
 	for range 3 {
-		signed, err := seeCheckpoint(t.Context(), ask, key, getenv)
+		signed, err := seeCheckpoint(t.Context(), ask, key, false, getenv)
 		if err != nil || !bytes.Equal(signed, l.Checkpoint()) {
 			t.Fatalf("%s, %v", signed, err)
 		}
@@ -96,12 +102,56 @@ func TestPromise4_TheCommandDemandsWhatItSaw(t *testing.T) {
 	}
 	for name, leaves := range map[string][]string{"cut": {"a", "b"}, "rewritten": {"a", "x", "more", "more", "more", "more"}} {
 		l = seededLog(t, leaves...)
-		if _, err := seeCheckpoint(t.Context(), ask, key, getenv); !errors.Is(err, tlog.ErrRewritten) {
+		if _, err := seeCheckpoint(t.Context(), ask, key, false, getenv); !errors.Is(err, tlog.ErrRewritten) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := seeCheckpoint(t.Context(), func(context.Context, ...string) ([]byte, error) { return []byte("Welcome!\n"), nil }, key, getenv); err == nil {
+	l = namedLog(t, "N-renamed", "a", "x", "more", "more", "more", "more")
+	if _, err := seeCheckpoint(t.Context(), ask, key, false, getenv); !errors.Is(err, tlog.ErrRewritten) {
+		t.Errorf("renamed: %v", err)
+	}
+	l = namedLog(t, "N-renamed", "a")
+	for _, newNode := range []bool{true, false} {
+		if _, err := seeCheckpoint(t.Context(), ask, key, newNode, getenv); err != nil {
+			t.Errorf("set up again: %v", err)
+		}
+		grow(t, l, "more")
+	}
+	if _, err := seeCheckpoint(t.Context(), ask, key, true, getenv); err == nil {
+		t.Error("--new-node takes a known node's checkpoint without a proof")
+	}
+	if _, err := seeCheckpoint(t.Context(), func(context.Context, ...string) ([]byte, error) { return []byte("Welcome!\n"), nil }, key, false, getenv); err == nil {
 		t.Error("any answer is a checkpoint")
+	}
+}
+
+// TestPromise4_VerifyRemembersWhereTheGatesAnswersAre: one memory of each person for both commands.
+func TestPromise4_VerifyRemembersWhereTheGatesAnswersAre(t *testing.T) {
+	home, other := t.TempDir(), t.TempDir()
+	getenv := func(name string) string {
+		if name != ledger.HomeVariable {
+			t.Errorf("asked for %s", name)
+		}
+		return home
+	}
+	key := seededKey().Public().(ed25519.PublicKey)
+	l := seededLog(t, "a", "b")
+	if _, err := seeCheckpoint(t.Context(), gateWith(t, &l), key, false, getenv); err != nil {
+		t.Fatal(err)
+	}
+	for dir, v := range map[string]*verification{home: {}, other: {remember: other}, "": {noRemember: true}} {
+		var files replay.NodeFiles
+		v.memory(&files, streams{err: os.Stderr}, getenv)
+		if (files.Remembered == nil) != (dir == "") {
+			t.Fatalf("%q: %v", dir, files.Remembered)
+		}
+		if dir == "" {
+			continue
+		}
+		last, err := ledger.LastSeen(files.Remembered, key)
+		if err != nil || (last.Size == 2) != (dir == home) {
+			t.Errorf("%q: %+v, %v", dir, last, err)
+		}
 	}
 }
 

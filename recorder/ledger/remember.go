@@ -56,8 +56,10 @@ func LastSeen(r *tlog.Remembered, key ed25519.PublicKey) (last tlog.Checkpoint, 
 }
 
 // Remember verifies a node's checkpoint by the node's key, holds it against the one that
-// is remembered of this ledger, and keeps the larger (tlog.Remembered.Update).
-func Remember(r *tlog.Remembered, signed []byte, key ed25519.PublicKey, prove func(older, newer int64) (TreeProof, error)) error {
+// is remembered of this ledger, and keeps the larger (tlog.Remembered.Update). A checkpoint of
+// another node under the same key is refused as one that was rewritten; with newNode it is taken,
+// and takes the place of what was remembered under that key.
+func Remember(r *tlog.Remembered, signed []byte, key ed25519.PublicKey, newNode bool, prove func(older, newer int64) (TreeProof, error)) error {
 	node, err := NodeIn(signed)
 	if err != nil {
 		return err
@@ -66,7 +68,20 @@ func Remember(r *tlog.Remembered, signed []byte, key ed25519.PublicKey, prove fu
 	if err != nil {
 		return err
 	}
-	return r.Update(signed, verifier.Name(), verifier, prove)
+	if _, _, err := tlog.OpenCheckpoint(signed, verifier.Name(), verifier); err != nil {
+		return err
+	}
+	others, err := r.Others(verifier.Name(), key)
+	if err != nil {
+		return err
+	}
+	if len(others) > 0 && !newNode {
+		return r.Refuse(signed, verifier.Name(), others)
+	}
+	if err := r.Update(signed, verifier.Name(), verifier, prove); err != nil {
+		return err
+	}
+	return r.Replace(others)
 }
 
 // PublicKey is the public key of a node's ledger as witnesses and policies write it (a vkey).

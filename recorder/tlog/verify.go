@@ -66,7 +66,7 @@ type Report struct {
 	Bodies    int64     `json:"bodies"`    // bodies that opened and fit their leaf
 	Sealed    int64     `json:"sealed"`    // bodies that are there, for which no key was given
 	Destroyed int64     `json:"destroyed"` // bodies whose key was destroyed
-	Absent    int64     `json:"absent"`    // entries without a body in the store
+	Absent    int64     `json:"absent"`    // entries that commit to a body which is not in the store
 	Known     int       `json:"known"`     // known checkpoints that the log is consistent with
 	Problems  []Problem `json:"problems"`
 }
@@ -105,7 +105,7 @@ func Verify(ctx context.Context, o VerifyOptions) (*Report, error) {
 	if o.BodiesDir == "" {
 		o.BodiesDir = filepath.Join(o.Dir, "bodies")
 	}
-	v := &checker{o: o, report: &Report{Origin: o.Origin}, bad: map[tileID]int{}, first: map[int64]Problem{},
+	v := &checker{o: o, report: &Report{Origin: o.Origin, Problems: []Problem{}}, bad: map[tileID]int{}, first: map[int64]Problem{},
 		known: slices.SortedFunc(slices.Values(o.Known), func(a, b Checkpoint) int { return int(min(max(a.Size-b.Size, -1), 1)) })}
 	if !v.checkpoint() {
 		return v.report, nil
@@ -327,7 +327,9 @@ func (v *checker) tilesLeadToRoot() bool {
 func (v *checker) body(index int64, leaf []byte) {
 	key, sealed, err := v.bodies.find(index)
 	if errors.Is(err, ErrNoBody) {
-		v.report.Absent++
+		if isCommitment(leaf) {
+			v.report.Absent++
+		}
 		return
 	}
 	if err != nil {

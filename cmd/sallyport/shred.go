@@ -35,7 +35,7 @@ func epochShredVerb(s streams) *cobra.Command {
 key of which epoch you destroyed, when and why. Name every copy that you hold. With
 --sign the statement is signed by your ssh key, and the gate keeps it:
 
-  ssh gate epoch destroy EPOCH --statement --reason TEXT < STATEMENT
+  ssh -o ControlPath=none gate epoch destroy EPOCH --statement --reason TEXT < STATEMENT
 
 A disk may keep older bytes where no program reaches them. A sealed key is safe
 there as long as the identities that open it are; destroy those too when they have
@@ -112,7 +112,7 @@ func (f *shredding) run(c *cobra.Command, s streams, files []string, statement e
 	}
 	fmt.Fprintf(s.err, "sallyport: what you indexed of its recordings can still be read; `sallyport index purge --epoch %s` erases it\n",
 		console.Clean(statement.Epoch))
-	_, err = fmt.Fprintf(s.out, "%d files are destroyed. The statement goes to the gate:\n\n  ssh GATE epoch destroy %s --statement --reason %s < %s\n",
+	_, err = fmt.Fprintf(s.out, "%d files are destroyed. The statement goes to the gate:\n\n  ssh -o ControlPath=none GATE epoch destroy %s --statement --reason %s < %s\n",
 		len(files), statement.Epoch, wordlist.Quote(wordlist.Quote(f.reason)), out)
 	return err
 }

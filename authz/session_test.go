@@ -162,6 +162,34 @@ func TestViewRecording(t *testing.T) {
 	})
 }
 
+// TestPromise2_WatchingEndsWithTheRight asks again about one who looks on already; asking makes no event.
+func TestPromise2_WatchingEndsWithTheRight(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		s := w.open(w.ask("alice", ActionShell))
+		_, err := w.WatchSession(t.Context(), w.as("paula"), s.ID, goodReason)
+		w.ok(err)
+		before := len(w.ledger.events(t))
+		w.ok(w.KeepWatching(t.Context(), w.identity("paula"), s.ID))
+		w.ok(w.KeepWatching(t.Context(), w.identity("odin"), s.ID))
+		if after := len(w.ledger.events(t)); after != before {
+			t.Errorf("%d events of asking", after-before)
+		}
+		w.ok(w.EndMember(t.Context(), w.as("mia"), w.member["paula"].ID, "audit is over"))
+		var refused *Refusal
+		if err := w.KeepWatching(t.Context(), w.identity("paula"), s.ID); !errors.As(err, &refused) || refused.Rule != "recording.not-auditor" {
+			t.Errorf("paula goes on: %v", err)
+		}
+		w.ok(w.Freeze(t.Context(), w.as("sara"), "odin", "laptop lost"))
+		err = w.KeepWatching(t.Context(), w.identity("odin"), s.ID)
+		if !errors.As(err, &refused) || refused.Rule != "user.frozen" {
+			t.Errorf("odin goes on: %v", err)
+		}
+		if r := w.EndWatch(t.Context(), w.as("odin"), s, err); r.Reference == "" || w.last("recording.watch").Result != ResultRefused {
+			t.Errorf("the end is %+v, %+v", r, w.last("recording.watch"))
+		}
+	})
+}
+
 func TestSessionIsNotOpenedAfterTheEnd(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
 		ask := w.ask("alice", ActionShell)

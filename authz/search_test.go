@@ -256,6 +256,26 @@ func TestPromise5_SealedCommands(t *testing.T) {
 	})
 }
 
+// TestPromise5_SealingReachesWhatRuns seals the commands of a project while one of them runs: its end does not tell it.
+func TestPromise5_SealingReachesWhatRuns(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		ask := w.ask("erin", ActionExec)
+		ask.Command = "grep secretword a1.txt"
+		s := w.open(ask)
+		w.setProject("genomics", func(p *Project) { p.SealCommands = true })
+		s.Result = "exited"
+		w.ok(w.CloseSession(t.Context(), s))
+		if e := w.last("session.close"); e.Details["command"] != nil || e.Details["command_sealed"] != true {
+			t.Errorf("the end tells %v", e.Details)
+		}
+		transfers, err := w.Transfers(t.Context(), w.as("odin"), SessionQuery{ID: s.ID})
+		w.ok(err)
+		if len(transfers) != 1 || !transfers[0].Sealed || transfers[0].Name != "" {
+			t.Errorf("transfers: %+v", transfers)
+		}
+	})
+}
+
 // What a search finds can be made again from the leaves of the ledger alone, with the same places.
 func TestDerivedTablesFollowFromTheLedger(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {

@@ -211,6 +211,10 @@ func (a *Authority) CloseSession(ctx context.Context, s Session) error {
 		if err != nil {
 			return err
 		}
+		project, err := loadProject(w.tx, open.Project)
+		if err != nil {
+			return err
+		}
 		w.event = open.event("session.close")
 		details := map[string]any{"number": open.Number, "server": open.Server, "action": open.Action,
 			"result": s.Result, "exit_code": s.ExitCode, "bytes_in": s.BytesIn, "bytes_out": s.BytesOut, "head": s.Head,
@@ -218,8 +222,9 @@ func (a *Authority) CloseSession(ctx context.Context, s Session) error {
 		if open.Request != "" {
 			details["request"] = open.Request
 		}
-		// An exec is a transfer that is named by its command; without one it was sealed.
-		commandDetail(details, open.Command, open.Action == ActionExec && open.Command == "")
+		// An exec is a transfer that is named by its command; without one it was sealed. The project may seal
+		// commands since.
+		commandDetail(details, open.Command, open.Action == ActionExec && (open.Command == "" || project.SealCommands))
 		_, err = w.record(details)
 		return err
 	})

@@ -203,7 +203,7 @@ func TestSessionIsNotOpenedAfterTheEnd(t *testing.T) {
 func TestPromise5_Epochs(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
 		ctx := t.Context()
-		next := Epoch{ID: "genomics/2027Q1", Project: "genomics", Recipient: strictOne, Strict: recipient, ExpiresAt: start.AddDate(0, 0, 1)}
+		next := Epoch{ID: "genomics/2027Q1", Project: "genomics", Recipient: recipientOf("next"), Strict: recipientOf("nextstrict"), ExpiresAt: start.AddDate(0, 0, 1)}
 		for _, change := range []func(*Epoch){
 			func(e *Epoch) { e.ID = "imaging/2027Q1" },
 			func(e *Epoch) { e.Strict = e.Recipient },
@@ -221,14 +221,18 @@ func TestPromise5_Epochs(t *testing.T) {
 		w.refused(w.AddEpoch(ctx, w.as("adam"), next), "role.missing")
 		w.ok(w.AddProject(ctx, w.as("adam"), Project{Name: "fresh", Title: "Fresh"}))
 		first := next
-		first.ID, first.Project = "fresh/2027Q1", "fresh"
+		first.ID, first.Project, first.Recipient, first.Strict = "fresh/2027Q1", "fresh", recipientOf("first"), recipientOf("firststrict")
 		w.refused(w.AddEpoch(ctx, w.as("sara"), first), "role.missing")
 		w.ok(w.AddEpoch(ctx, w.as("adam"), first))
 		first.ID = "fresh/2027Q2"
 		w.refused(w.AddEpoch(ctx, w.as("adam"), first), "role.missing")
-		again := next
-		again.Recipient, again.Strict = recipient, strictOne // those of 2026Q4
-		w.refused(w.AddEpoch(ctx, w.as("odin"), again), "epoch.same-key")
+		// One key under two names would go with the first of them to be destroyed.
+		for _, halves := range [][2]string{{recipient, strictOne}, {strictOne, recipient}, {recipient, next.Strict}, {next.Recipient, strictOne},
+			{next.Recipient, recipient}, {recipientOf("imaging"), next.Strict}, {next.Recipient, recipientOf("imaging")}, {first.Strict, next.Strict}} {
+			again := next
+			again.Recipient, again.Strict = halves[0], halves[1]
+			w.refused(w.AddEpoch(ctx, w.as("odin"), again), "epoch.same-key")
+		}
 		w.refused(w.AddProject(ctx, w.as("adam"), Project{Name: "over", Until: w.clock.Now()}), "input.period")
 		w.ok(w.AddEpoch(ctx, w.as("odin"), next))
 		w.refused(w.AddEpoch(ctx, w.as("odin"), next), "epoch.exists")

@@ -262,8 +262,11 @@ const (
 	partBits     = entryBits - nodeBits - sequenceBits
 )
 
+// lastMoment is the last time that fits into an id, in the year 2109; what is later counts as then.
+const lastMoment = 1<<(63-entryBits) - 1
+
 // firstEntry is the lowest id that an entry of a time can have.
-func firstEntry(t time.Time) int64 { return max(milliseconds(t), 0) << entryBits }
+func firstEntry(t time.Time) int64 { return min(max(milliseconds(t), 0), lastMoment) << entryBits }
 
 func entryID(e Event, part int) int64 {
 	node := int64(crc32.ChecksumIEEE([]byte(e.Node)) & (1<<nodeBits - 1))

@@ -87,12 +87,7 @@ func (a *Authority) AddEpoch(ctx context.Context, by Actor, e Epoch) error {
 		if err := e.check(w.now); err != nil {
 			return err
 		}
-		var other string
-		err = w.tx.QueryRow("SELECT id FROM epochs WHERE project = $1 AND recipient = $2 AND id <> $3", e.Project, e.Recipient, e.ID).Scan(&other)
-		if err == nil {
-			return deny("epoch.same-key", fmt.Sprintf("The epoch %s has this key already: each quarter has its own.", other), "")
-		}
-		if !errors.Is(err, sql.ErrNoRows) {
+		if err := w.freshKeys(e); err != nil {
 			return err
 		}
 		n, err := w.tx.Exec(`INSERT INTO epochs (id, project, recipient, strict_recipient, expires_at, created_at, created_by)
@@ -106,6 +101,25 @@ func (a *Authority) AddEpoch(ctx context.Context, by Actor, e Epoch) error {
 		}
 		return w.done(map[string]any{"recipient": e.Recipient, "strict_recipient": e.Strict, "expires": e.ExpiresAt.UTC()})
 	})
+}
+
+// freshKeys denies keys of which another epoch has one, of whatever project and class: who destroyed the one
+// epoch's key would destroy the other's before its time.
+func (w *work) freshKeys(e Epoch) error {
+	var id, project string
+	err := w.tx.QueryRow(`SELECT id, project FROM epochs WHERE id <> $1
+		AND (recipient IN ($2, $3) OR strict_recipient IN ($4, $5)) ORDER BY project <> $6 LIMIT 1`,
+		e.ID, e.Recipient, e.Strict, e.Recipient, e.Strict, e.Project).Scan(&id, &project)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if project != e.Project { // which is nobody's business here
+		return deny("epoch.same-key", "An epoch of another project has this key already: each has its own.", "that of "+id)
+	}
+	return deny("epoch.same-key", fmt.Sprintf("The epoch %s has this key already: each quarter has its own.", id), "")
 }
 
 func (e Epoch) check(now time.Time) error {

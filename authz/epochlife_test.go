@@ -199,7 +199,7 @@ func TestEpochsWarnBeforeTheyEnd(t *testing.T) {
 			t.Errorf("after the end: %+v", d)
 		}
 		// The next key ends the warnings.
-		w.ok(w.AddEpoch(ctx, w.as("odin"), Epoch{ID: "genomics/2028Q1", Project: "genomics", Recipient: strictOne, Strict: recipient,
+		w.ok(w.AddEpoch(ctx, w.as("odin"), Epoch{ID: "genomics/2028Q1", Project: "genomics", Recipient: recipientOf("next"), Strict: recipientOf("nextstrict"),
 			ExpiresAt: w.clock.Now().AddDate(0, 4, 0)}))
 		if warnings() != 0 || seen("mia") != "" {
 			t.Error("warned although there is a next one")

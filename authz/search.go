@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -85,7 +86,7 @@ func (q SearchQuery) compile() (compiled, error) {
 	if len(q.Kinds) > 0 && q.User == "" && q.Project == "" {
 		c.text.Labels = append(c.text.Labels, labels("kind", q.Kinds))
 	}
-	c.text.First, c.text.Before = firstEntry(q.From), int64(1)<<62
+	c.text.First, c.text.Before = firstEntry(q.From), int64(math.MaxInt64)
 	if !q.To.IsZero() {
 		c.text.Before = firstEntry(q.To)
 	}

@@ -256,6 +256,45 @@ func TestPromise5_SealedCommands(t *testing.T) {
 	})
 }
 
+// Dates that are too far off for a place in the list bound it all the same, and what happens decades from now is found.
+func TestSearchOfFarDates(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		w.exec("erin", "samtools view a1.bam")
+		far := start.AddDate(100, 0, 0)
+		if got := w.search("odin", SearchQuery{Text: "samtools", To: far}); len(got) == 0 {
+			t.Error("nothing is before the year 2126")
+		}
+		if got := w.search("odin", SearchQuery{Text: "samtools", From: far}); len(got) != 0 {
+			t.Errorf("after the year 2126: %q", texts(got))
+		}
+		w.clock.advance(20 * 365 * oneDay)
+		w.ok(w.AddUser(t.Context(), w.as("adam"), User{Name: "zebedee", Display: "zebedee"}))
+		if got := w.search("odin", SearchQuery{Text: "zebedee"}); len(got) == 0 {
+			t.Error("what happened twenty years later is not found")
+		}
+	})
+}
+
+// TestPromise5_SealingReachesWhatRuns seals the commands of a project while one of them runs: its end does not tell it.
+func TestPromise5_SealingReachesWhatRuns(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		ask := w.ask("erin", ActionExec)
+		ask.Command = "grep secretword a1.txt"
+		s := w.open(ask)
+		w.setProject("genomics", func(p *Project) { p.SealCommands = true })
+		s.Result = "exited"
+		w.ok(w.CloseSession(t.Context(), s))
+		if e := w.last("session.close"); e.Details["command"] != nil || e.Details["command_sealed"] != true {
+			t.Errorf("the end tells %v", e.Details)
+		}
+		transfers, err := w.Transfers(t.Context(), w.as("odin"), SessionQuery{ID: s.ID})
+		w.ok(err)
+		if len(transfers) != 1 || !transfers[0].Sealed || transfers[0].Name != "" {
+			t.Errorf("transfers: %+v", transfers)
+		}
+	})
+}
+
 // What a search finds can be made again from the leaves of the ledger alone, with the same places.
 func TestDerivedTablesFollowFromTheLedger(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {

@@ -211,6 +211,10 @@ func (a *Authority) CloseSession(ctx context.Context, s Session) error {
 		if err != nil {
 			return err
 		}
+		project, err := loadProject(w.tx, open.Project)
+		if err != nil {
+			return err
+		}
 		w.event = open.event("session.close")
 		details := map[string]any{"number": open.Number, "server": open.Server, "action": open.Action,
 			"result": s.Result, "exit_code": s.ExitCode, "bytes_in": s.BytesIn, "bytes_out": s.BytesOut, "head": s.Head,
@@ -218,8 +222,9 @@ func (a *Authority) CloseSession(ctx context.Context, s Session) error {
 		if open.Request != "" {
 			details["request"] = open.Request
 		}
-		// An exec is a transfer that is named by its command; without one it was sealed.
-		commandDetail(details, open.Command, open.Action == ActionExec && open.Command == "")
+		// An exec is a transfer that is named by its command; without one it was sealed. The project may seal
+		// commands since.
+		commandDetail(details, open.Command, open.Action == ActionExec && (open.Command == "" || project.SealCommands))
 		_, err = w.record(details)
 		return err
 	})
@@ -451,4 +456,47 @@ func (a *Authority) readSession(ctx context.Context, by Actor, op, id, purpose, 
 		return Session{}, err
 	}
 	return s, nil
+}
+
+// KeepWatching answers whether somebody who watches a session, permitted by WatchSession, may go on: nil, or a
+// *Refusal. It is asked again and again, so it makes no event; EndWatch does.
+func (a *Authority) KeepWatching(ctx context.Context, id Identity, session string) error {
+	err := a.db.Watch(ctx, func(tx database.Tx) error {
+		now := a.now()
+		if err := loginAllowed(tx, id, now, false); err != nil {
+			return err
+		}
+		actor, err := loadUser(tx, id.User)
+		if err != nil {
+			return err
+		}
+		s, err := scanSession(tx.QueryRow(selectSessions+"WHERE id = $1", column(session)))
+		if err != nil {
+			return err
+		}
+		has, err := permissions(tx, actor.Name, s.Project, now)
+		if err != nil {
+			return err
+		}
+		if actor.SiteRole != SiteAuditor && !has.Has(PermAudit) {
+			return deny("recording.not-auditor", "You are no auditor of this session's project any more.", "")
+		}
+		return nil
+	})
+	var d *denial
+	if errors.As(err, &d) {
+		return refusal(d.rule, d.sentence, d.cause)
+	}
+	if err != nil {
+		return fmt.Errorf("ask again about the watching of %s: %w", session, err)
+	}
+	return nil
+}
+
+// EndWatch records that the watching of a session was ended, and why: the refusal of KeepWatching, or another error.
+func (a *Authority) EndWatch(ctx context.Context, by Actor, s Session, cause error) *Refusal {
+	r := refusal("watch.unsure", "The gate cannot see any more whether you may look on, and ends it.", fmt.Sprint(cause))
+	_ = errors.As(cause, &r) // else the rule above stands
+	return a.Refuse(ctx, Event{UserID: by.name(), RemoteAddr: by.address(), Connection: by.Connection, OpType: "recording.watch",
+		ResourceType: "session", ResourceID: s.ID, Project: s.Project, Session: s.ID}, r.Rule, r.Sentence, r.Cause)
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -138,6 +139,9 @@ const (
 	strictOne  = "age1pppppppppppppppppppppppppppppppppppppppppppppppppppppppppp"
 )
 
+// recipientOf has the form of an age recipient of its own for each name, of letters and digits.
+func recipientOf(name string) string { return "age1" + name + strings.Repeat("x", 40) }
+
 // keyLine is a public key that depends only on its name.
 func keyLine(name string) string {
 	seed := sha256.Sum256([]byte(name))
@@ -208,8 +212,12 @@ func newWorld(t testing.TB, url string) *world {
 	for _, project := range []string{"genomics", "imaging"} {
 		w.ok(w.AddProject(ctx, w.as("adam"), Project{Name: project, Title: "Project " + project}))
 		w.ok(w.AddServer(ctx, w.as("adam"), Server{Project: project, Name: "db1", Address: "db1." + project + ".test:22", HostCA: someCA}))
-		w.ok(w.AddEpoch(ctx, w.as("odin"), Epoch{ID: project + "/2026Q4", Project: project, Recipient: recipient,
-			Strict: strictOne, ExpiresAt: start.AddDate(1, 0, 0)}))
+		ordinary, strict := recipient, strictOne
+		if project != "genomics" {
+			ordinary, strict = recipientOf(project), recipientOf(project+"strict")
+		}
+		w.ok(w.AddEpoch(ctx, w.as("odin"), Epoch{ID: project + "/2026Q4", Project: project, Recipient: ordinary,
+			Strict: strict, ExpiresAt: start.AddDate(1, 0, 0)}))
 	}
 	w.add("adam", "mia", RoleManager)
 	for name, role := range map[string]Role{"alice": RoleResearcher, "ivan": RoleImporter, "erin": RoleExporter,

@@ -162,7 +162,7 @@ unreadable is that its last copy is gone.
 The statement of ` + "`sallyport epoch shred`" + ` can be given on standard input, with
 --statement, and is kept in the ledger.`
 	c.Flags().BoolVar(&read, "statement", false, "read your signed statement from standard input")
-	c.Example = "  ssh gate epoch destroy genomics/2026Q1 --statement --reason '\"retention is over\"' < genomics-2026Q1.destroyed"
+	c.Example = "  ssh -o ControlPath=none gate epoch destroy genomics/2026Q1 --statement --reason '\"retention is over\"' < genomics-2026Q1.destroyed"
 	return c
 }
 

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -68,27 +70,72 @@ func (k *call) watch(ctx context.Context, s authz.Session) error {
 	if err != nil {
 		return fmt.Errorf("session %s cannot be watched on this node: %w", s.ID, err)
 	}
-	defer view.Close()
+	leave := sync.OnceFunc(view.Close)
+	defer leave()
 	ctx, enough := context.WithCancel(ctx)
 	defer enough()
+	lost := make(chan error, 1) // what KeepWatching refused; closed once nobody asks any more
+	go func() {
+		defer close(lost)
+		if err := k.askAgain(ctx, s.ID); err != nil {
+			lost <- err
+			enough()
+		}
+	}()
 	k.endByKey(enough)
 	title := fmt.Sprintf("session %s of %s at %s/%s, live", s.ID, s.User, s.Project, s.Server)
 	fmt.Fprintf(k.verb.Stderr, "sallyport: %s; q or Ctrl-C ends the watching\n", title)
 	out := &livePicture{k: k, terminal: len(view.Snapshot) > 0, title: title}
 	err = out.show(ctx, view)
+	gone := ctx.Err() != nil
+	enough()
+	leave()
+	cause := <-lost
 	if k.verb.Term && out.terminal {
-		if _, writeErr := io.WriteString(k.out, picture.Leave+picture.Title("")); writeErr != nil {
+		if _, writeErr := io.WriteString(k.out, picture.Leave+picture.Title("")); writeErr != nil && cause == nil {
 			return nil // nobody is there any more
 		}
 	}
 	switch {
+	case cause != nil: // before the ledger is asked, nothing is shown any more
+		return k.Authority.EndWatch(context.WithoutCancel(ctx), k.by(), s, cause)
 	case errors.Is(err, io.EOF):
 		fmt.Fprintf(k.verb.Stderr, "sallyport: session %s has ended\n", s.ID)
 		return nil
-	case ctx.Err() != nil:
+	case gone:
 		return nil
 	}
 	return err
+}
+
+// watchBlind is how long a watching goes on while the state cannot be read.
+const watchBlind = 4 * time.Second
+
+// askAgain asks, at every change and each second, whether the watcher may still look on. It returns
+// why not, or nil once ctx is done.
+func (k *call) askAgain(ctx context.Context, session string) error {
+	second := time.NewTicker(time.Second)
+	defer second.Stop()
+	seen := time.Now()
+	for {
+		changed := k.Authority.Changed() // before asking, so that no change is missed
+		err := k.Authority.KeepWatching(ctx, k.verb.Identity, session)
+		var refused *authz.Refusal
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err == nil:
+			seen = time.Now()
+		case errors.As(err, &refused), time.Since(seen) > watchBlind:
+			return err
+		}
+		select {
+		case <-changed:
+		case <-second.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }
 
 // endByKey ends the watching by q or Ctrl-C, which a terminal sends as a byte.
@@ -141,6 +188,9 @@ func (p *livePicture) show(ctx context.Context, view View) error {
 	}
 	for {
 		e, err := view.Next(ctx)
+		if err == nil {
+			err = ctx.Err() // what is still in memory is not for one who lost the right
+		}
 		if err != nil {
 			return err
 		}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"time"
 
 	"sallyport/authz"
 	"sallyport/bastion"
@@ -163,5 +164,46 @@ func TestSessionWatchFollowsTheRecorder(t *testing.T) {
 	}
 	if code := <-done; code != ExitOK || bytes.Contains(append(all, rest...), []byte("typed-unseen")) || !strings.Contains(errOut.String(), "has ended") {
 		t.Errorf("exit code %d, %q, %s", code, append(all, rest...), errOut.String())
+	}
+}
+
+// TestPromise2_SessionWatchEndsWithTheRight freezes a watcher, who then sees no more, not even what was in memory already.
+func TestPromise2_SessionWatchEndsWithTheRight(t *testing.T) {
+	g := newGate(t)
+	g.project()
+	s := g.liveSession(authz.ActionShell)
+	feed, next := make(chan trec.Entry), make(chan struct{}, 10)
+	closed := false
+	g.console.o.Follow = func(string) (View, error) {
+		return View{Columns: 80, Rows: 24, Snapshot: []byte("now "), Close: func() { closed = true }, Next: func(ctx context.Context) (trec.Entry, error) {
+			next <- struct{}{}
+			select {
+			case e := <-feed:
+				return e, nil
+			case <-ctx.Done():
+				return trec.Entry{Kind: trec.KindOutput, Data: []byte("too late")}, nil
+			}
+		}}, nil
+	}
+	id := g.identity("audrey")
+	var out, errOut bytes.Buffer
+	done := make(chan int, 1)
+	go func() {
+		done <- g.console.Run(t.Context(), bastion.Verb{Identity: id, Actor: id.Actor(), Args: []string{"session", "watch", s.ID, "--reason", "first day"},
+			Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errOut, Columns: 80, Rows: 24, Term: true})
+	}()
+	<-next
+	feed <- trec.Entry{Kind: trec.KindOutput, Data: []byte("shown")}
+	<-next
+	if err := g.authority.Freeze(t.Context(), g.identity("sec").Actor(), "audrey", "laptop lost"); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case code := <-done:
+		if code != ExitDenied || !closed || !strings.Contains(out.String(), "shown") || strings.Contains(out.String(), "too late") || !strings.Contains(errOut.String(), "frozen") {
+			t.Errorf("exit code %d, %q, %q", code, out.String(), errOut.String())
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("the watching goes on")
 	}
 }

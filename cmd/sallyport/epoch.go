@@ -196,11 +196,24 @@ func (m *madeEpoch) write(dir, base string, ordinary, strict epoch.Key, to recip
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	// The public half comes last: what can not be opened by anybody must not get to a gate.
-	for i := len(files) - 1; i >= 0; i-- {
-		if err := writeNewFile(files[i].path, files[i].text, files[i].mode); err != nil {
+	for _, f := range files {
+		if _, err := os.Lstat(f.path); err == nil {
+			return fmt.Errorf("%s is there already; a key is never written over", filepath.Base(f.path))
+		} else if !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
+	}
+	// The public half comes last: what can not be opened by anybody must not get to a gate. Half a set is of no use,
+	// so what was made goes again when the rest fails.
+	for i := len(files) - 1; i >= 0; i-- {
+		err := writeNewFile(files[i].path, files[i].text, files[i].mode)
+		if err == nil {
+			continue
+		}
+		for _, f := range files[i+1:] {
+			err = errors.Join(err, os.Remove(f.path))
+		}
+		return err
 	}
 	return nil
 }
@@ -275,74 +288,120 @@ func openEpoch(path string, ids []age.Identity) (recorder.EpochKeys, error) {
 const leaverNote = "whoever could open this key before and kept a copy still can, and reads what is recorded until the gate has another key: " +
 	"when somebody left, make one with `sallyport epoch new PROJECT --replaces %s`\n"
 
+// rewrapping is what `epoch rewrap` was asked.
+type rewrapping struct {
+	to       recipients
+	mine     own
+	dropSeal bool
+}
+
 // epochRewrapVerb seals one identity to another list of auditors; the recordings stay as they are.
 func epochRewrapVerb(s streams) *cobra.Command {
-	var to recipients
-	var mine own
+	var f rewrapping
 	c := &cobra.Command{
 		Use:   "rewrap FILE",
 		Short: "Seal an epoch's key to another list of auditors",
 		Long: `Rewrap opens a sealed key with your own identity and seals the same key to the
-recipients of --to, which is the whole new list: name yourself too. No recording
-changes. The file is replaced in one step, or stays as it was.
+recipients of --to, which is the whole new list: name yourself too, and with
+--escrow who keeps a copy. A key that was sealed over with --seal-to stays so: say to
+whom, or --drop-seal. No recording changes. The file is replaced in one step, or stays
+as it was.
 
 Whoever joins can read the epoch's recordings from then on. Whoever left and kept a
 copy of the old file can still open it, so leaving needs a new epoch as well.`,
 		Example: "  sallyport epoch rewrap genomics-2026Q4.key.age --identity rosa.identity --to rosa.age.pub --to otto.age.pub",
 		Args:    words(1, 1),
-		RunE: func(c *cobra.Command, args []string) error {
-			if len(to.to) == 0 {
-				return console.Usagef("--to RECIPIENT is required, for each auditor who is to open the key, you among them")
-			}
-			ids, err := mine.identities(c.Context(), s)
-			if err != nil {
-				return err
-			}
-			text, err := readSmallFile(args[0])
-			if err != nil {
-				return err
-			}
-			key, err := epoch.Parse(text, ids)
-			if err != nil {
-				return fmt.Errorf("%s: %w", args[0], err)
-			}
-			w, err := to.wrapping(key.Class)
-			if err != nil {
-				return err
-			}
-			if text, err = epoch.Wrap(key, w); err != nil {
-				return err
-			}
-			if err := replaceFile(args[0], text, 0o600); err != nil {
-				return err
-			}
-			fmt.Fprintf(s.err, leaverNote, key.Epoch)
-			if wantsJSON(c) {
-				return printJSON(s, map[string]any{"epoch": key.Epoch, "class": key.Class, "file": args[0], "recipients": len(w.To), "sealed_over": len(w.Seal) > 0})
-			}
-			_, err = fmt.Fprintf(s.out, "the %s key of %s is sealed to %d recipients now; give each of them %s\n", key.Class, key.Epoch, len(w.To), filepath.Base(args[0]))
-			return err
-		},
+		RunE:    func(c *cobra.Command, args []string) error { return f.run(c, s, args[0]) },
 	}
-	to.register(c)
-	c.Flags().StringArrayVar(&to.escrow, "escrow", nil, "who keeps a copy for the day that no auditor can")
-	mine.register(c, "identity")
+	f.to.register(c)
+	c.Flags().BoolVar(&f.dropSeal, "drop-seal", false, "leave the outer layer of --seal-to off, so that an auditor alone opens the key")
+	c.Flags().StringArrayVar(&f.to.escrow, "escrow", nil, "who keeps a copy for the day that no auditor can")
+	f.mine.register(c, "identity")
 	return c
+}
+
+func (f *rewrapping) run(c *cobra.Command, s streams, path string) error {
+	switch {
+	case len(f.to.to) == 0:
+		return console.Usagef("--to RECIPIENT is required, for each auditor who is to open the key, you among them")
+	case f.dropSeal && len(f.to.sealTo) > 0:
+		return console.Usagef("--drop-seal and --seal-to can not both be given")
+	}
+	ids, err := f.mine.identities(c.Context(), s)
+	if err != nil {
+		return err
+	}
+	if info, err := os.Lstat(path); err != nil {
+		return err
+	} else if !info.Mode().IsRegular() {
+		return fmt.Errorf("%s is not a plain file; name the file that holds the key itself", path)
+	}
+	text, err := readSmallFile(path)
+	if err != nil {
+		return err
+	}
+	key, layers, err := epoch.ParseLayers(text, ids)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if layers > 1 && len(f.to.sealTo) == 0 && !f.dropSeal {
+		return console.Usagef("%s is sealed over: say to whom with --seal-to, or --drop-seal to let an auditor alone open it", path)
+	}
+	w, err := f.to.wrapping(key.Class)
+	if err != nil {
+		return err
+	}
+	inner, err := epoch.Wrap(key, epoch.Wrapping{To: w.To})
+	if err != nil {
+		return err
+	}
+	if text, err = epoch.Wrap(key, w); err != nil {
+		return err
+	}
+	if err := replaceFile(path, text, 0o600); err != nil {
+		return err
+	}
+	if _, err := epoch.Parse(inner, ids); err != nil {
+		fmt.Fprintf(s.err, "sallyport: no identity that you gave opens %s any more: only those of --to and --escrow can\n", path)
+	}
+	if len(f.to.escrow) == 0 {
+		fmt.Fprint(s.err, "sallyport: it is sealed to nobody in escrow; whoever kept a copy so far is to be named with --escrow again\n")
+	}
+	fmt.Fprintf(s.err, leaverNote, key.Epoch)
+	if wantsJSON(c) {
+		return printJSON(s, map[string]any{"epoch": key.Epoch, "class": key.Class, "file": path, "recipients": len(w.To), "sealed_over": len(w.Seal) > 0})
+	}
+	_, err = fmt.Fprintf(s.out, "the %s key of %s is sealed to %d recipients now; give each of them %s\n", key.Class, key.Epoch, len(w.To), filepath.Base(path))
+	return err
 }
 
 // replaceFile writes a file anew in one durable step.
 func replaceFile(path string, content []byte, mode fs.FileMode) error {
-	fresh := path + ".new"
-	if err := os.Remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if err := writeNewFile(fresh, content, mode); err != nil {
+	fresh, err := writeBeside(path, content, mode)
+	if err != nil {
 		return err
 	}
 	if err := os.Rename(fresh, path); err != nil {
-		return err
+		return errors.Join(err, os.Remove(fresh))
 	}
-	dir, err := os.Open(filepath.Dir(path))
+	return syncFolder(filepath.Dir(path))
+}
+
+// writeBeside writes what is to become a file, durably, into the same folder under a name that nothing else has.
+func writeBeside(path string, content []byte, mode fs.FileMode) (string, error) {
+	fresh, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return "", err
+	}
+	_, err = fresh.Write(content)
+	if err = errors.Join(err, fresh.Chmod(mode), fresh.Sync(), fresh.Close()); err != nil {
+		return "", errors.Join(err, os.Remove(fresh.Name()))
+	}
+	return fresh.Name(), nil
+}
+
+func syncFolder(path string) error {
+	dir, err := os.Open(path)
 	if err != nil {
 		return err
 	}

@@ -1,9 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -35,7 +35,7 @@ func epochShredVerb(s streams) *cobra.Command {
 key of which epoch you destroyed, when and why. Name every copy that you hold. With
 --sign the statement is signed by your ssh key, and the gate keeps it:
 
-  ssh gate epoch destroy EPOCH --statement --reason TEXT < STATEMENT
+  ssh -o ControlPath=none gate epoch destroy EPOCH --statement --reason TEXT < STATEMENT
 
 A disk may keep older bytes where no program reaches them. A sealed key is safe
 there as long as the identities that open it are; destroy those too when they have
@@ -78,59 +78,87 @@ func (f *shredding) run(c *cobra.Command, s streams, files []string, statement e
 	if out == "" {
 		out = strings.ReplaceAll(statement.Epoch, "/", "-") + ".destroyed"
 	}
-	if _, err := os.Lstat(out); !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s is there already, or cannot be made; give another --out FILE", out)
+	// Everything that can fail is done before the first file is gone: what is named is looked at, and the statement is
+	// signed and on the disk, under a name of its own until it is true.
+	looked, err := epoch.LookAll(files)
+	if err != nil {
+		return err
 	}
-	// Everything is looked at before the first file is gone.
-	for _, path := range files {
-		if _, err := epoch.Look(path); err != nil {
-			return err
-		}
-	}
-	for _, path := range files {
-		gone, err := epoch.Destroy(path)
-		if err != nil {
-			return fmt.Errorf("%w; destroyed before it: %d of %d files", err, len(statement.Files), len(files))
-		}
-		statement.Files = append(statement.Files, gone)
-	}
-	statement.At = time.Now()
+	statement.Files, statement.At = looked, time.Now()
 	text, err := statement.Text()
 	if err != nil {
 		return err
 	}
-	if err := writeNewFile(out, text, 0o644); err != nil {
+	if text, err = f.signed(c, s, text); err != nil {
+		return err
+	}
+	if err := writeNewFile(out, nil, 0o644); err != nil {
+		return fmt.Errorf("%w; give another --out FILE; nothing is destroyed", err)
+	}
+	draft, err := writeBeside(out, text, 0o644)
+	if err != nil {
+		return errors.Join(fmt.Errorf("%w; nothing is destroyed", err), os.Remove(out))
+	}
+	if err := destroyAll(files, statement, out); err != nil {
+		return errors.Join(err, os.Remove(draft))
+	}
+	if err := os.Rename(draft, out); err != nil {
+		return fmt.Errorf("the files are destroyed and %s says so: %w", draft, err)
+	}
+	if err := syncFolder(filepath.Dir(out)); err != nil {
 		return err
 	}
 	if f.sign == "" {
 		fmt.Fprintln(s.err, "sallyport: the statement is not signed; sign it with --sign, or by hand")
-	} else if _, err = f.signed(c, s, out, text); err != nil {
-		return err
 	}
 	if wantsJSON(c) {
 		return printJSON(s, map[string]any{"statement": out, "files": statement.Files, "epoch": statement.Epoch, "signed": f.sign != ""})
 	}
 	fmt.Fprintf(s.err, "sallyport: what you indexed of its recordings can still be read; `sallyport index purge --epoch %s` erases it\n",
 		console.Clean(statement.Epoch))
-	_, err = fmt.Fprintf(s.out, "%d files are destroyed. The statement goes to the gate:\n\n  ssh GATE epoch destroy %s --statement --reason %s < %s\n",
+	_, err = fmt.Fprintf(s.out, "%d files are destroyed. The statement goes to the gate:\n\n  ssh -o ControlPath=none GATE epoch destroy %s --statement --reason %s < %s\n",
 		len(files), statement.Epoch, wordlist.Quote(wordlist.Quote(f.reason)), out)
 	return err
 }
 
-// signed puts the signature of ssh-keygen behind the statement.
-func (f *shredding) signed(c *cobra.Command, s streams, path string, text []byte) ([]byte, error) {
-	sign := exec.CommandContext(c.Context(), "ssh-keygen", "-q", "-Y", "sign", "-n", signatureNamespace, "-f", f.sign, path)
-	sign.Stdin, sign.Stderr = s.in, s.err
-	if err := sign.Run(); err != nil {
-		return nil, fmt.Errorf("the files are destroyed and %s says so, and ssh-keygen did not sign it: %w", path, err)
+// destroyAll destroys the files that a statement names. When it can not, the file at out says, unsigned, which are gone.
+func destroyAll(files []string, statement epoch.Statement, out string) error {
+	var done []epoch.Gone
+	for i, path := range files {
+		gone, err := epoch.Destroy(path)
+		if err == nil {
+			done = append(done, gone)
+			if gone != statement.Files[i] {
+				err = fmt.Errorf("%s was changed meanwhile, and is gone", path)
+			}
+		}
+		if err == nil {
+			continue
+		}
+		err = fmt.Errorf("%w; destroyed: %d of %d files", err, len(done), len(files))
+		if len(done) == 0 {
+			return errors.Join(err, os.Remove(out))
+		}
+		statement.Files = done
+		text, textErr := statement.Text()
+		if textErr == nil {
+			textErr = replaceFile(out, text, 0o644)
+		}
+		return errors.Join(fmt.Errorf("%w; %s names those, and is not signed", err, out), textErr)
 	}
-	signature, err := readSmallFile(path + ".sig")
+	return nil
+}
+
+// signed puts the signature of ssh-keygen behind the statement, if it is to be signed.
+func (f *shredding) signed(c *cobra.Command, s streams, text []byte) ([]byte, error) {
+	if f.sign == "" {
+		return text, nil
+	}
+	sign := exec.CommandContext(c.Context(), "ssh-keygen", "-q", "-Y", "sign", "-n", signatureNamespace, "-f", f.sign)
+	sign.Stdin, sign.Stderr = bytes.NewReader(text), s.err
+	signature, err := sign.Output()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("ssh-keygen did not sign the statement, so nothing is destroyed: %w", err)
 	}
-	text = append(text, signature...)
-	if err := replaceFile(path, text, 0o644); err != nil {
-		return nil, fmt.Errorf("put the signature into %s: %w", filepath.Base(path), err)
-	}
-	return text, os.Remove(path + ".sig")
+	return append(text, signature...), nil
 }

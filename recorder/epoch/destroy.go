@@ -45,7 +45,8 @@ func (s Statement) Text() ([]byte, error) {
 	return append(text, '\n'), nil
 }
 
-// Look reads what Destroy would say of a file, and changes nothing.
+// Look reads what Destroy would say of a file, and changes nothing. It refuses
+// what is neither a sealed file nor the key of an epoch in clear.
 func Look(path string) (Gone, error) {
 	info, err := os.Lstat(path)
 	if err != nil {
@@ -60,6 +61,9 @@ func Look(path string) (Gone, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return Gone{}, err
+	}
+	if _, err := Open(text, nil); err != nil && !Sealed(text) {
+		return Gone{}, fmt.Errorf("%s is no key of an epoch, and stays as it is", path)
 	}
 	hash := sha256.Sum256(text)
 	return Gone{Name: filepath.Base(path), SHA256: hex.EncodeToString(hash[:]), Size: int64(len(text))}, nil
@@ -84,6 +88,29 @@ func Destroy(path string) (gone Gone, err error) {
 		return Gone{}, err
 	}
 	return gone, errors.Join(dir.Sync(), dir.Close())
+}
+
+// LookAll is Look for several files, none of which may be named twice.
+func LookAll(paths []string) ([]Gone, error) {
+	var all []Gone
+	var seen []os.FileInfo
+	for i, path := range paths {
+		info, err := os.Lstat(path)
+		if err != nil {
+			return nil, err
+		}
+		for j, other := range seen {
+			if os.SameFile(info, other) {
+				return nil, fmt.Errorf("%s and %s are the same file; name each once", paths[j], paths[i])
+			}
+		}
+		gone, err := Look(path)
+		if err != nil {
+			return nil, err
+		}
+		all, seen = append(all, gone), append(seen, info)
+	}
+	return all, nil
 }
 
 func overwrite(path string, size int64) (err error) {

@@ -173,20 +173,28 @@ func Unseal(text []byte, own []age.Identity) ([]byte, error) {
 // Parse opens a key that Wrap made. own are identities of the auditor, and of
 // who sealed it over; the order does not matter.
 func Parse(text []byte, own []age.Identity) (Key, error) {
-	for layer := 0; Sealed(text); layer++ {
-		if layer == maxLayers {
-			return Key{}, fmt.Errorf("sealed more than %d times over", maxLayers)
+	k, _, err := ParseLayers(text, own)
+	return k, err
+}
+
+// ParseLayers is Parse, and says how many layers were taken off: 0 of a file in
+// clear, 2 of one that was sealed over.
+func ParseLayers(text []byte, own []age.Identity) (k Key, layers int, err error) {
+	for ; Sealed(text); layers++ {
+		if layers == maxLayers {
+			return Key{}, layers, fmt.Errorf("sealed more than %d times over", maxLayers)
 		}
 		inner, err := Unseal(text, own)
-		if errors.Is(err, ErrNotYours) && layer > 0 {
-			return Key{}, errors.New("the outer layer is opened, and the inner one is sealed to other keys than yours")
+		if errors.Is(err, ErrNotYours) && layers > 0 {
+			return Key{}, layers, errors.New("the outer layer is opened, and the inner one is sealed to other keys than yours")
 		}
 		if err != nil {
-			return Key{}, err
+			return Key{}, layers, err
 		}
 		text = inner
 	}
-	return parseKey(text)
+	k, err = parseKey(text)
+	return k, layers, err
 }
 
 func parseKey(text []byte) (Key, error) {

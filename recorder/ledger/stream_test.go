@@ -1,8 +1,6 @@
 package ledger
 
 import (
-	"bytes"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -88,12 +86,8 @@ func TestHalfTakenOverJournalOpensAgain(t *testing.T) {
 	must(t, err)
 	l, err := Open(o, j)
 	must(t, err)
-	big := func(n int64) []byte {
-		return fmt.Appendf(nil, `{"details":{"n":%q},"op_type":"t","project":"genomics","sequence":%d,"time":"2026-11-21T12:00:00Z"}`,
-			bytes.Repeat([]byte{'x'}, 250<<10), n)
-	}
 	for n := int64(1); n <= 21; n += 3 {
-		must(t, l.AppendAll(patience(t), n, [][]byte{big(n), big(n + 1), big(n + 2)}))
+		must(t, l.AppendAll(patience(t), n, [][]byte{bigEvent(n), bigEvent(n + 1), bigEvent(n + 2)}))
 	}
 	crashed := t.TempDir()
 	testkit.CopyState(t, crashed, dir)

@@ -361,6 +361,10 @@ func (l *Log) fail(cause error) error {
 	return l.err
 }
 
+// Fail ends the log because something failed that it can't do without. It
+// returns the error that every later call gets.
+func (l *Log) Fail(cause error) error { return l.fail(cause) }
+
 // Err is nil while entries can be appended, else wraps ErrFailed or is ErrClosed.
 func (l *Log) Err() error {
 	l.mu.Lock()

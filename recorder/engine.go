@@ -80,7 +80,7 @@ func Open(o Options) (*Recorder, error) {
 func (r *Recorder) ledgerOptions() ledger.Options {
 	o := &r.o
 	return ledger.Options{Dir: o.LedgerDir, KeysDir: o.LedgerKeys, Node: o.Node, Signer: o.Signer, Secret: o.Secret,
-		Clock: o.Clock, Random: o.Random, Log: o.Log}
+		Written: o.Mode == journal.Written, FailAfter: o.FailAfter, Clock: o.Clock, Random: o.Random, Log: o.Log}
 }
 
 // openStores opens journal and ledger, which recovers them.
@@ -235,6 +235,9 @@ func (r *Recorder) Ready(rescue bool) error {
 	}
 	if rescue {
 		return nil
+	}
+	if err := r.ledger.Full(); err != nil {
+		return fmt.Errorf("%w: %w", ErrNoSpace, err)
 	}
 	if n := r.unsealed.Load(); n > r.o.MaxUnsealed {
 		return fmt.Errorf("%w: %d MiB rest in the journal only", ErrNoSpace, n>>20)

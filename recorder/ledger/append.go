@@ -37,9 +37,15 @@ func (l *Ledger) Append(ctx context.Context, sequence int64, event []byte) error
 
 // AppendAll makes a dense run of events durable, the first with the given
 // sequence, in as few commits as they fit. On an error Last tells how many
-// became durable.
-func (l *Ledger) AppendAll(ctx context.Context, first int64, events [][]byte) error {
-	var appending tlog.Appending
+// became durable; those that were handed over before it are waited for, unless ctx ends.
+func (l *Ledger) AppendAll(ctx context.Context, first int64, events [][]byte) (err error) {
+	var handed bool
+	var appending tlog.Appending // the last that was handed over
+	defer func() {
+		if err != nil && handed {
+			err = errors.Join(err, l.wait(ctx, appending))
+		}
+	}()
 	for len(events) > 0 {
 		var run []tlog.Entry
 		size := 0
@@ -53,15 +59,17 @@ func (l *Ledger) AppendAll(ctx context.Context, first int64, events [][]byte) er
 			}
 			run = append(run, entry)
 		}
-		var err error
-		if appending, err = l.hand(ctx, first, first+int64(len(run))-1, run...); err != nil {
+		next, err := l.hand(ctx, first, first+int64(len(run))-1, run...)
+		if err != nil {
 			return err
 		}
+		appending, handed = next, true
 		events, first = events[len(run):], first+int64(len(run))
-		if len(events) == 0 {
-			// What comes later in the log is durable later, so it is enough to wait for the last.
-			return l.wait(ctx, appending)
-		}
+	}
+	if handed {
+		handed = false
+		// What comes later in the log is durable later, so it is enough to wait for the last.
+		return l.wait(ctx, appending)
 	}
 	return nil
 }
@@ -82,18 +90,39 @@ func (l *Ledger) seal(sequence int64, event []byte) (tlog.Entry, error) {
 		head.Time = l.o.Clock()
 	}
 	id := head.keyID()
-	entry, err := l.keys.Seal(id, event)
+	entry, err := l.sealUnder(id, event)
 	if errors.Is(err, tlog.ErrDestroyed) && id.Project != NodeProject {
 		// The clock went back, or the event is late: losing it would be worse than keeping it longer.
 		l.o.Log.Warn("an event is kept under the node's key because the key of its project was destroyed",
 			"sequence", sequence, "key", id.String())
 		id.Project = NodeProject
-		entry, err = l.keys.Seal(id, event)
+		entry, err = l.sealUnder(id, event)
 	}
 	if err != nil {
 		return tlog.Entry{}, fmt.Errorf("ledger: event %d: %w", sequence, err)
 	}
 	return entry, nil
+}
+
+// sealUnder seals a body. A disk of the keys that does not answer fails the ledger; the call is left behind.
+func (l *Ledger) sealUnder(id tlog.KeyID, event []byte) (tlog.Entry, error) {
+	type sealed struct {
+		entry tlog.Entry
+		err   error
+	}
+	done := make(chan sealed, 1)
+	go func() {
+		entry, err := l.keys.Seal(id, event)
+		done <- sealed{entry, err}
+	}()
+	late := time.NewTimer(l.o.FailAfter)
+	defer late.Stop()
+	select {
+	case s := <-done:
+		return s.entry, s.err
+	case <-late.C:
+		return tlog.Entry{}, wrap(l.log.Fail(fmt.Errorf("the disk of the body keys has not answered for %v", l.o.FailAfter)))
+	}
 }
 
 // early is events that came before those they follow.

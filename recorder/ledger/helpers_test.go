@@ -108,6 +108,12 @@ func event(sequence int64, project string) []byte {
 		sequence, project, sequence)
 }
 
+// bigEvent is larger than a frame of the stream with another.
+func bigEvent(n int64) []byte {
+	return fmt.Appendf(nil, `{"details":{"n":%q},"op_type":"t","project":"genomics","sequence":%d,"time":"2026-11-21T12:00:00Z"}`,
+		bytes.Repeat([]byte{'x'}, 250<<10), n)
+}
+
 func (w *world) append(from, to int64) {
 	w.t.Helper()
 	for n := from; n <= to; n++ {

@@ -29,6 +29,8 @@ var (
 	ErrClosed = errors.New("the ledger is closed")
 	// ErrOutOfOrder is wrapped when an event's sequence is not the next one.
 	ErrOutOfOrder = errors.New("ledger: out of order")
+	// ErrNoSpace is wrapped while the disk of the ledger is full (Full, Publish, Recover).
+	ErrNoSpace = tlog.ErrNoSpace
 )
 
 // SecretSize is the size of Options.Secret, in bytes.
@@ -57,6 +59,13 @@ type Options struct {
 	// PublishInterval is how often tiles and checkpoint are brought up to date
 	// on disk when entries came; 0: 1 s; negative: only Publish and Close do.
 	PublishInterval time.Duration
+	// Written says that the journal acknowledges what only the kernel has: a failure
+	// of power may take it back. Then the tiles are made durable before a checkpoint
+	// is published, and Checkpoint covers no more than that.
+	Written bool
+	// FailAfter is how long the disk may take for one answer before the ledger has
+	// failed, and how long Close may take; 0: 10 s.
+	FailAfter time.Duration
 }
 
 func (o *Options) fill() error {
@@ -71,6 +80,9 @@ func (o *Options) fill() error {
 	}
 	if o.Random == nil {
 		o.Random = rand.Reader
+	}
+	if o.FailAfter <= 0 {
+		o.FailAfter = 10 * time.Second
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -104,7 +116,7 @@ func (o *Options) keyRing() (*tlog.KeyRing, error) {
 
 func (o *Options) log(durable tlog.Durable) tlog.Options {
 	return tlog.Options{Dir: o.Dir, Origin: OriginOf(o.Node), Signer: o.Signer, Durable: durable,
-		PublishInterval: o.PublishInterval, Log: o.Log}
+		PublishInterval: o.PublishInterval, SettleFirst: o.Written, FailAfter: o.FailAfter, Log: o.Log}
 }
 
 // Keys opens the ring of the bodies' keys, for whoever reads the node's own
@@ -139,10 +151,14 @@ type flying struct {
 	appending tlog.Appending
 }
 
+// recoverPatience is Options.FailAfter of Recover at least: much may have to go to the disk at once.
+const recoverPatience = time.Minute
+
 // Recover brings into the tiles, durably, what a journal still holds of the
 // ledger. It is called in journal.Open's visit for the stream named StreamName; when
 // it returns nil the journal may forget the frames. A crash at any moment is
-// harmless: what is in the tiles already is passed over.
+// harmless: what is in the tiles already is passed over. So is a full disk: the error
+// wraps ErrNoSpace, and the journal keeps the frames for the next time.
 func Recover(o Options, r *journal.Remains) error {
 	if err := o.fill(); err != nil {
 		return err
@@ -155,12 +171,17 @@ func Recover(o Options, r *journal.Remains) error {
 	from := &remains{from: r, key: key}
 	options := o.log(from)
 	options.PublishInterval = -1
+	options.FailAfter = max(o.FailAfter, recoverPatience)
 	l, err := tlog.Open(options)
 	if err != nil {
 		return fmt.Errorf("recover from the journal: %w", err)
 	}
 	size := l.Size()
-	if err := errors.Join(l.Publish(context.Background()), l.Close()); err != nil {
+	err = errors.Join(l.Settle(context.Background()), l.Close()) // both end by options.FailAfter
+	if errors.Is(err, ErrNoSpace) {
+		return fmt.Errorf("the ledger's newest entries are in the journal, nothing is lost, and the start needs space for them: %w", err)
+	}
+	if err != nil {
 		return fmt.Errorf("recover the ledger from the journal: %w", err)
 	}
 	if from.lost || r.Damaged {
@@ -234,6 +255,10 @@ func (l *Ledger) newest() (int64, error) {
 // Err is nil while entries are taken, else wraps ErrFailed or ErrClosed.
 func (l *Ledger) Err() error { return wrap(l.log.Err()) }
 
+// Full is nil, or wraps ErrNoSpace while the ledger's disk is full: its newest
+// entries rest in the journal, and it is tried again each second.
+func (l *Ledger) Full() error { return l.log.Full() }
+
 // Failed is closed when the ledger has failed; Close does not close it.
 func (l *Ledger) Failed() <-chan struct{} { return l.log.Failed() }
 
@@ -257,7 +282,8 @@ func (l *Ledger) Verifier() note.Verifier { return l.log.Verifier() }
 // Size is how many entries are durable.
 func (l *Ledger) Size() int64 { return l.log.Size() }
 
-// Checkpoint is the signed checkpoint of all durable entries.
+// Checkpoint is the signed checkpoint of all durable entries; with
+// Options.Written, of those that were published.
 func (l *Ledger) Checkpoint() []byte { return l.log.Checkpoint() }
 
 // ProveConsistency proves that the first older entries are unchanged in the first newer.
@@ -288,5 +314,7 @@ func (l *Ledger) Receipt(index int64) (string, error) {
 // Keys is the ring of the bodies' keys.
 func (l *Ledger) Keys() *tlog.KeyRing { return l.keys }
 
-// Close makes durable what was handed over, brings it to the tiles and ends the ledger.
+// Close makes durable what was handed over, brings it to the tiles and ends the
+// ledger, or fails it: it takes no longer than Options.FailAfter. An error that
+// wraps ErrNoSpace says that the newest entries rest in the journal only.
 func (l *Ledger) Close() error { return wrap(l.log.Close()) }

@@ -114,7 +114,9 @@ func (d *remains) Replay(_ int64, each func([]byte) error) error {
 		return err
 	}
 	var batch []byte
-	whole := true // no part of the batch is missing
+	// Whether no part of the batch is missing. The journal may have given back the room of the first
+	// parts, of a batch that rests in the tiles then: what remains begins in its middle.
+	whole := d.from.First == 1
 	for sealed, err := range d.from.Frames() {
 		if err != nil {
 			return err

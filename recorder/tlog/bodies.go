@@ -103,8 +103,28 @@ func bodyPath(dir string, key KeyID) string {
 }
 
 // write puts bodies into their files: those of one key with one write, and
-// their places likewise as long as the entries follow one another.
+// their places likewise as long as the entries follow one another. What it wrote
+// before an error counts for nothing and is written over by the next call.
 func (s *bodyStore) write(bodies []sealedBody) error {
+	before := make([]int64, len(s.files))
+	for i := range s.files {
+		before[i] = s.files[i].Length
+	}
+	err := s.writeAll(bodies)
+	if err != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for i := range s.files {
+			s.files[i].Length = 0 // of a file that is new
+			if i < len(before) {
+				s.files[i].Length = before[i]
+			}
+		}
+	}
+	return err
+}
+
+func (s *bodyStore) writeAll(bodies []sealedBody) error {
 	records := map[int]*bytes.Buffer{}
 	var places []byte
 	var from, next int64 // the entries of places
@@ -201,17 +221,17 @@ func (s *bodyStore) fileFor(key KeyID) (int, error) {
 // settle makes everything written so far the durable state.
 func (s *bodyStore) settle() error {
 	if err := s.places.Sync(); err != nil {
-		return err
+		return final(err)
 	}
 	for number := range s.dirty {
 		if err := s.open[number].Sync(); err != nil {
-			return err
+			return final(err)
 		}
 	}
 	clear(s.dirty)
 	for dir := range s.fresh {
 		if err := s.fs.SyncDir(dir); err != nil {
-			return err
+			return final(err)
 		}
 	}
 	clear(s.fresh)

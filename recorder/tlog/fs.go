@@ -179,6 +179,11 @@ func replaceFile(fsys fileSystem, name string, data []byte, durable bool) (err e
 	if err != nil {
 		return err
 	}
+	defer func() {
+		if isFull(err) {
+			_ = fsys.Remove(temporary) // others need the space; the next attempt makes it anew
+		}
+	}()
 	if err := errors.Join(f.Truncate(0), writeAt(f, data, 0)); err != nil {
 		return errors.Join(err, f.Close())
 	}

@@ -32,7 +32,11 @@ type integrator struct {
 	stale   []string        // directories of partial tiles that are full now; removed after the next settle
 	touched map[string]bool // files written since the last settle; nil when they are too many to name
 	since   time.Time       // of the last settle
+	watch   *time.Timer     // fails the log when the disk does not answer
 }
+
+// alive is called between the disk's answers: each of them may take FailAfter.
+func (in *integrator) alive() { in.watch.Reset(in.l.o.FailAfter) }
 
 // integrateLoop brings tiles up to date behind the committer, at the publish
 // interval, when much waits, when asked, and at the end.
@@ -40,6 +44,10 @@ func (l *Log) integrateLoop() {
 	defer l.done.Done()
 	in := &integrator{l: l, dirs: map[string]bool{}, settled: l.restored, written: -1, shown: map[tileID]int{},
 		touched: map[string]bool{}, since: time.Now()}
+	in.watch = time.AfterFunc(l.o.FailAfter, func() {
+		_ = l.fail(fmt.Errorf("write tiles: the disk has not answered for %v", l.o.FailAfter)) // those who ask are told
+	})
+	in.watch.Stop()
 	for level := entriesLevel; level < tileLevels && l.restored > 0; level++ {
 		id := edgeTile(level, l.restored)
 		in.shown[id] = id.widthAt(l.restored)
@@ -50,13 +58,19 @@ func (l *Log) integrateLoop() {
 		defer t.Stop()
 		tick = t.C
 	}
+	var retry <-chan time.Time // while the disk is full
 	for {
 		var reply chan<- error
 		final, calm, settle := false, false, false
 		select {
 		case <-tick:
 			calm = true
+		case <-retry:
+			calm, retry = true, nil
 		case <-l.kick:
+			if retry != nil {
+				continue // it is tried again in a moment
+			}
 		case p := <-l.publish:
 			calm, reply, settle = true, p.reply, p.settle
 		case <-l.stop:
@@ -64,8 +78,8 @@ func (l *Log) integrateLoop() {
 		}
 		err := l.failure()
 		if err == nil {
-			if err = in.integrate(calm, settle, final); err != nil {
-				err = l.fail(fmt.Errorf("write tiles: %w", err))
+			if err = in.attempt(calm, settle, final); errors.Is(err, ErrNoSpace) && retry == nil {
+				retry = time.After(retryFull)
 			}
 		}
 		if reply != nil {
@@ -75,6 +89,21 @@ func (l *Log) integrateLoop() {
 			return
 		}
 	}
+}
+
+// attempt integrates. A lack of space is a state, and the error wraps
+// ErrNoSpace; any other error ends the log.
+func (in *integrator) attempt(calm, settle, final bool) error {
+	in.alive()
+	err := in.integrate(calm, settle, final)
+	in.watch.Stop()
+	if err == nil {
+		return in.l.starve(nil)
+	}
+	if isFull(err) {
+		return in.l.starve(err)
+	}
+	return in.l.fail(fmt.Errorf("write tiles: %w", err))
 }
 
 func (l *Log) snapshot() *snapshot {
@@ -110,20 +139,21 @@ func (in *integrator) integrate(calm, settle, final bool) error {
 			return err
 		}
 		delete(in.shown, id)
+	}
+	for _, id := range s.order { // once, however often it was tried
 		in.stale = append(in.stale, filepath.Join(in.l.o.Dir, id.partialDir()))
 	}
 	in.dirty += len(s.order)
+	in.l.integrated(s)
 	if !calm && !final && in.dirty < settleAtLast {
-		in.l.integrated(s)
 		return nil
 	}
 	if err := in.showEdge(s); err != nil {
 		return err
 	}
-	in.l.integrated(s)
 	in.written = s.size
 	late := (settle || time.Since(in.since) >= settleAfter) && s.size != in.settled
-	if in.dirty >= settleTiles || late || final && s.size != in.settled {
+	if in.dirty >= settleTiles || late || final && s.size != in.settled || in.l.o.SettleFirst {
 		return in.settle(s)
 	}
 	return nil
@@ -150,11 +180,17 @@ func (in *integrator) showEdge(s *snapshot) error {
 		}
 		in.shown[id] = width
 	}
+	if in.l.o.SettleFirst {
+		if err := in.keep(s); err != nil {
+			return err
+		}
+	}
 	return replaceFile(in.l.o.fs, filepath.Join(in.l.o.Dir, CheckpointFile), s.note, true)
 }
 
 // write writes a tile that is not durable yet: until the next settle it can be made again.
 func (in *integrator) write(id tileID, width int, data []byte) error {
+	in.alive()
 	path := filepath.Join(in.l.o.Dir, id.path(width))
 	if dir := filepath.Dir(path); !in.dirs[dir] {
 		if err := in.l.o.fs.MkdirAll(dir); err != nil {
@@ -180,10 +216,11 @@ func (in *integrator) write(id tileID, width int, data []byte) error {
 func (in *integrator) syncTiles() error {
 	o := &in.l.o
 	if in.touched == nil {
-		return o.fs.SyncAll(o.Dir)
+		return final(o.fs.SyncAll(o.Dir))
 	}
 	dirs := map[string]bool{}
 	for path := range in.touched {
+		in.alive()
 		f, err := o.fs.Open(path, readWrite)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // a partial tile that is full now
@@ -192,12 +229,12 @@ func (in *integrator) syncTiles() error {
 			return err
 		}
 		if err := errors.Join(f.Sync(), f.Close()); err != nil {
-			return err
+			return final(err)
 		}
 		for dir := filepath.Dir(path); !dirs[dir]; dir = filepath.Dir(dir) {
 			dirs[dir] = true
 			if err := o.fs.SyncDir(dir); err != nil {
-				return err
+				return final(err)
 			}
 			if dir == filepath.Clean(o.Dir) {
 				break
@@ -228,23 +265,16 @@ func (l *Log) integrated(s *snapshot) {
 // settle makes tiles and bodies durable and lets go of what they replace.
 // Partial tiles go last: until the new state is durable, a restart begins from them.
 func (in *integrator) settle(s *snapshot) error {
+	if s.size != in.settled {
+		if err := in.keep(s); err != nil {
+			return err
+		}
+	}
 	o := &in.l.o
-	if err := in.syncTiles(); err != nil {
-		return err
-	}
-	if err := in.l.bodies.settle(); err != nil {
-		return err
-	}
-	state, err := json.Marshal(integrated{Size: s.size, Checkpoint: string(s.note)})
-	if err != nil {
-		return err
-	}
-	if err := replaceFile(o.fs, filepath.Join(o.Dir, integratedFile), append(state, '\n'), true); err != nil {
-		return err
-	}
-	in.dirty, in.settled, in.since, in.touched = 0, s.size, time.Now(), map[string]bool{}
+	in.dirty, in.since = 0, time.Now()
+	in.alive()
 	if err := in.l.durable.Forget(s.size); err != nil {
-		return err
+		return final(err)
 	}
 	for _, dir := range in.stale {
 		if err := o.fs.RemoveAll(dir); err != nil {
@@ -253,5 +283,33 @@ func (in *integrator) settle(s *snapshot) error {
 		delete(in.dirs, dir)
 	}
 	in.stale = nil
+	return nil
+}
+
+// keep makes tiles and bodies durable: a restart begins from them.
+func (in *integrator) keep(s *snapshot) error {
+	o := &in.l.o
+	in.alive()
+	if err := in.syncTiles(); err != nil {
+		return err
+	}
+	in.alive()
+	if err := in.l.bodies.settle(); err != nil {
+		return err
+	}
+	state, err := json.Marshal(integrated{Size: s.size, Checkpoint: string(s.note)})
+	if err != nil {
+		return err
+	}
+	in.alive()
+	if err := replaceFile(o.fs, filepath.Join(o.Dir, integratedFile), append(state, '\n'), true); err != nil {
+		return err
+	}
+	in.settled, in.touched = s.size, map[string]bool{}
+	if o.SettleFirst {
+		in.l.mu.Lock()
+		in.l.kept = s.note
+		in.l.mu.Unlock()
+	}
 	return nil
 }

@@ -26,6 +26,7 @@ var (
 const (
 	defaultAppendLimit = 8 << 20
 	defaultPublish     = time.Second
+	defaultFailAfter   = 10 * time.Second
 
 	groupBytes   = 1 << 20  // a group is closed for the next commit at this size
 	maxPending   = 4096     // tiles and bundles in memory; then appends wait for the disk
@@ -51,7 +52,13 @@ type Options struct {
 	// PublishInterval is how often tiles and checkpoint are brought up to
 	// date on disk when entries came. Default 1 s; negative: only Publish and Close do.
 	PublishInterval time.Duration
-	Log             *slog.Logger // default: discards
+	// SettleFirst says that Durable may lose in a failure of power what it took. Then
+	// nothing is published before it is durable in the tiles, and Checkpoint covers no more than that.
+	SettleFirst bool
+	// FailAfter is how long the disk may take for one answer before the log has
+	// failed, and how long Close may take. Default 10 s.
+	FailAfter time.Duration
+	Log       *slog.Logger // default: discards
 
 	fs          fileSystem
 	appendLimit int64
@@ -72,6 +79,9 @@ func (o *Options) fill() error {
 	}
 	if o.PublishInterval == 0 {
 		o.PublishInterval = defaultPublish
+	}
+	if o.FailAfter <= 0 {
+		o.FailAfter = defaultFailAfter
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -108,6 +118,8 @@ type Log struct {
 	edges         [tileLevels][]Hash
 	bundle        []byte
 	note          []byte // signed checkpoint of size
+	kept          []byte // signed checkpoint of what is durable in the tiles; kept up with SettleFirst
+	full          error  // why tiles wait to be written
 	pending       map[tileID][]byte
 	order         []tileID // of pending
 	unstored      []sealedBody
@@ -349,6 +361,10 @@ func (l *Log) fail(cause error) error {
 	return l.err
 }
 
+// Fail ends the log because something failed that it can't do without. It
+// returns the error that every later call gets.
+func (l *Log) Fail(cause error) error { return l.fail(cause) }
+
 // Err is nil while entries can be appended, else wraps ErrFailed or is ErrClosed.
 func (l *Log) Err() error {
 	l.mu.Lock()
@@ -375,10 +391,14 @@ func (l *Log) Size() int64 {
 	return l.size
 }
 
-// Checkpoint is the signed checkpoint of all durable entries.
+// Checkpoint is the signed checkpoint of all durable entries; with SettleFirst,
+// of those that were published.
 func (l *Log) Checkpoint() []byte {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.o.SettleFirst {
+		return append([]byte(nil), l.kept...)
+	}
 	return append([]byte(nil), l.note...)
 }
 
@@ -408,6 +428,8 @@ func (l *Log) bringUp(ctx context.Context, settle bool) error {
 	reply := make(chan error, 1)
 	select {
 	case l.publish <- publishing{reply, settle}:
+	case <-l.ended:
+		return l.failure()
 	case <-l.stop:
 		return ErrClosed
 	case <-ctx.Done():
@@ -416,6 +438,8 @@ func (l *Log) bringUp(ctx context.Context, settle bool) error {
 	select {
 	case err := <-reply:
 		return err
+	case <-l.ended: // the integrator may never come back
+		return l.failure()
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -436,7 +460,10 @@ func (l *Log) StoreCosigned(signed []byte) error {
 	return replaceFile(l.o.fs, filepath.Join(l.o.Dir, CosignedFile), signed, true)
 }
 
-// Close commits what waits, brings everything to disk and ends the log.
+// Close commits what waits, brings everything to disk and ends the log. It
+// takes no longer than FailAfter: of a disk that does not answer it leaves the call behind,
+// and with it the lock. An error that wraps ErrNoSpace says that the newest
+// entries rest in Durable only, from which the next Open takes them.
 func (l *Log) Close() error {
 	l.mu.Lock()
 	already := l.closing
@@ -446,6 +473,26 @@ func (l *Log) Close() error {
 		return ErrClosed
 	}
 	signal(l.wake)
-	l.done.Wait()
-	return errors.Join(l.failure(), l.durable.Close(), l.bodies.close(), l.lock.Close())
+	closed := make(chan error, 1)
+	go func() {
+		l.done.Wait()
+		closed <- errors.Join(l.failure(), l.Full(), l.durable.Close(), l.bodies.close(), l.lock.Close())
+	}()
+	patience := time.NewTimer(l.o.FailAfter * 3 / 4)
+	defer patience.Stop()
+	select {
+	case err := <-closed:
+		return err
+	case <-l.ended:
+	case <-patience.C:
+		_ = l.fail(fmt.Errorf("it could not be closed in %v", l.o.FailAfter)) // returned below
+	}
+	// What is not stuck ends now.
+	patience.Reset(l.o.FailAfter / 4)
+	select {
+	case err := <-closed:
+		return err
+	case <-patience.C:
+		return l.failure()
+	}
 }

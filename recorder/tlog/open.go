@@ -95,13 +95,14 @@ func (l *Log) open() (err error) {
 	if err := l.restore(); err != nil {
 		return err
 	}
-	if err := l.durable.Replay(l.size, l.replay); err != nil {
-		return err
-	}
 	if l.note == nil {
 		if l.note, err = l.sign(&l.next); err != nil {
 			return err
 		}
+	}
+	l.kept = l.note
+	if err := l.durable.Replay(l.size, l.replay); err != nil {
+		return err
 	}
 	// The signature of the last checkpoint covers all before it.
 	if _, _, err := OpenCheckpoint(l.note, l.o.Origin, l.verifier); err != nil {

@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -44,7 +45,11 @@ func (realDisk) rename(from, to string) error {
 	if err := os.Rename(from, to); err != nil {
 		return err
 	}
-	dir, err := os.Open(filepath.Dir(to))
+	return syncDir(filepath.Dir(to))
+}
+
+func syncDir(path string) error {
+	dir, err := os.Open(path)
 	if err != nil {
 		return err
 	}
@@ -74,14 +79,13 @@ const tmpSuffix = ".copying"
 
 // copyOne makes one copy. A failure leaves nothing behind that looks like one; a sync that failed is
 // not tried again on the same file, whose state nobody knows then.
-func (v *Vault) copyOne(session string) (err error) {
+func (v *Vault) copyOne(ctx context.Context, session string) (err error) {
 	from, to := v.path(v.o.Dir, session), v.path(v.o.Second, session)
 	if err := v.second(); err != nil {
 		return err
 	}
 	if _, err := os.Lstat(to); err == nil {
-		v.alarm(session, "a file with its name is there that is no copy of ours")
-		return nil
+		return v.adopt(ctx, session, from, to)
 	}
 	tmp := to + tmpSuffix
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -92,11 +96,11 @@ func (v *Vault) copyOne(session string) (err error) {
 			_ = os.Remove(tmp) // the next attempt removes it too
 		}
 	}()
-	sum, size, err := v.write(from, tmp)
+	sum, size, err := v.write(ctx, from, tmp)
 	if err != nil {
 		return err
 	}
-	back, err := v.readBack(tmp)
+	back, err := v.readBack(ctx, tmp)
 	if err != nil {
 		return fmt.Errorf("read the copy back: %w", err)
 	}
@@ -106,51 +110,129 @@ func (v *Vault) copyOne(session string) (err error) {
 	if err := v.disk.rename(tmp, to); err != nil {
 		return err
 	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx) // the next start finds the copy
+	}
 	v.o.Log.Debug("copied a recording", "session", session, "bytes", size)
+	return v.remember(session)
+}
+
+// adopt remembers a copy that was renamed into its place by an attempt which failed after that.
+// Any other file with its name is an alarm, and stays.
+func (v *Vault) adopt(ctx context.Context, session, from, to string) error {
+	in, _, err := openEnded(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	ours, _, err := copyIn(ctx, io.Discard, in)
+	if err != nil {
+		return err
+	}
+	there, err := v.readBack(ctx, to)
+	if err != nil {
+		return err
+	}
+	if there != ours {
+		v.alarm(session, "a file with its name is there that is no copy of ours")
+		return nil
+	}
+	if err := syncDir(filepath.Dir(to)); err != nil {
+		return err
+	}
 	return v.remember(session)
 }
 
 type digest = [sha256.Size]byte
 
-func (v *Vault) write(from, tmp string) (sum digest, size int64, err error) {
-	in, err := os.Open(from)
+// sourceError is about the recording itself, and not about its copy.
+type sourceError struct{ err error }
+
+func (e *sourceError) Error() string { return "the recording can't be read: " + cause(e.err) }
+func (e *sourceError) Unwrap() error { return e.err }
+
+var errNoEnd = errors.New("it has no signed end")
+
+// openEnded opens a recording that must have its signed end.
+func openEnded(path string) (*os.File, int64, error) {
+	in, err := os.Open(path)
+	if err != nil {
+		return nil, 0, &sourceError{err}
+	}
+	info, err := in.Stat()
+	if err == nil {
+		var whole bool
+		if whole, err = trec.Ended(in, info.Size()); err == nil && !whole {
+			err = errNoEnd
+		}
+	}
+	if err != nil {
+		_ = in.Close() // nothing was written
+		return nil, 0, &sourceError{err}
+	}
+	return in, info.Size(), nil
+}
+
+// chunk is what is copied at once: between two of them it is looked whether to go on.
+const chunk = 1 << 20
+
+// copyIn copies chunk by chunk. An error of reading is a *sourceError.
+func copyIn(ctx context.Context, out io.Writer, in io.Reader) (sum digest, size int64, err error) {
+	h := sha256.New()
+	buffer := make([]byte, chunk)
+	for {
+		if ctx.Err() != nil {
+			return sum, size, context.Cause(ctx)
+		}
+		n, err := in.Read(buffer)
+		if n > 0 {
+			h.Write(buffer[:n]) // never fails
+			if _, err := out.Write(buffer[:n]); err != nil {
+				return sum, size, err
+			}
+			size += int64(n)
+		}
+		if errors.Is(err, io.EOF) {
+			return digestOf(h), size, nil
+		}
+		if err != nil {
+			return sum, size, &sourceError{err}
+		}
+	}
+}
+
+func (v *Vault) write(ctx context.Context, from, tmp string) (sum digest, size int64, err error) {
+	in, length, err := openEnded(from)
 	if err != nil {
 		return sum, 0, err
 	}
 	defer in.Close()
-	info, err := in.Stat()
-	if err != nil {
-		return sum, 0, err
-	}
-	if whole, err := trec.Ended(in, info.Size()); err != nil || !whole {
-		return sum, 0, errors.Join(err, errors.New("the recording has no signed end"))
-	}
 	out, err := v.disk.create(tmp)
 	if err != nil {
 		return sum, 0, err
 	}
-	h := sha256.New()
-	size, err = io.Copy(io.MultiWriter(out, h), in)
-	if err == nil && size != info.Size() {
+	sum, size, err = copyIn(ctx, out, in)
+	if err == nil && size != length {
 		err = io.ErrUnexpectedEOF
 	}
 	if err == nil {
 		err = out.Sync()
 	}
-	return digestOf(h), size, errors.Join(err, out.Close())
+	return sum, size, errors.Join(err, out.Close())
 }
 
-func (v *Vault) readBack(path string) (sum digest, err error) {
+func (v *Vault) readBack(ctx context.Context, path string) (sum digest, err error) {
 	in, err := v.disk.open(path)
 	if err != nil {
 		return sum, err
 	}
 	defer in.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, in); err != nil {
-		return sum, err
+	sum, _, err = copyIn(ctx, io.Discard, in)
+	var read *sourceError
+	if errors.As(err, &read) {
+		err = read.err // of the copy's disk, here
 	}
-	return digestOf(h), nil
+	return sum, err
 }
 
 func digestOf(h hash.Hash) (sum digest) {

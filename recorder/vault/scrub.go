@@ -140,8 +140,13 @@ func (v *Vault) Due() bool {
 // Scrub re-reads every finished recording in both forms, checks it with the node's key, and compares
 // it with the ledger. It goes on where an earlier one was interrupted, reads no faster than Options.Rate, and
 // repairs nothing. progress, if not nil, is called now and then. The error is about reading the ledger or
-// ctx; what is wrong with recordings is in the report, and in the log at once.
+// ctx; what is wrong with recordings is in the report, and in the log at once. When ctx ends
+// it does not wait for a disk that does not answer.
 func (v *Vault) Scrub(ctx context.Context, from Source, progress func(Report)) (Report, error) {
+	return within(ctx, func() (Report, error) { return v.scrub(ctx, from, progress) })
+}
+
+func (v *Vault) scrub(ctx context.Context, from Source, progress func(Report)) (Report, error) {
 	select {
 	case v.scrubbing <- struct{}{}:
 		defer func() { <-v.scrubbing }()

@@ -29,6 +29,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -201,6 +202,14 @@ func (v *Vault) look() error {
 			return err
 		}
 	}
+	v.mu.Lock()
+	waiting := slices.Collect(maps.Keys(v.waiting))
+	v.mu.Unlock()
+	for _, session := range waiting {
+		if _, err := os.Lstat(v.path(v.o.Dir, session)); errors.Is(err, fs.ErrNotExist) {
+			v.alarm(session, "it can't be copied: the recording is gone")
+		}
+	}
 	return nil
 }
 
@@ -246,8 +255,13 @@ func (v *Vault) lookAt(session string, e fs.DirEntry, copies map[string]int64) e
 	if !known && err == nil {
 		size, whole, err = ended(v.path(v.o.Dir, session))
 	}
-	if err != nil || !whole {
-		return err
+	if err != nil {
+		// The others are looked at all the same.
+		v.alarm(session, "the recording can't be read: "+cause(err))
+		return nil
+	}
+	if !whole {
+		return nil
 	}
 	has, there := copies[session]
 	switch {
@@ -263,6 +277,9 @@ func (v *Vault) lookAt(session string, e fs.DirEntry, copies map[string]int64) e
 	case known:
 		v.alarm(session, "a copy was made, and is not there")
 	default:
+		v.mu.Lock()
+		delete(v.lost, session) // of a recording that could not be read, and can be now
+		v.mu.Unlock()
 		v.wait(session, size)
 	}
 	return nil
@@ -275,7 +292,7 @@ func (v *Vault) alarm(session, what string) {
 	delete(v.waiting, session)
 	v.mu.Unlock()
 	if !told {
-		v.o.Log.Error("the second copy of a recording is wrong; it is left as it is", "session", session, "fault", what)
+		v.o.Log.Error("the second copy of a recording is wrong or can't be made; what is there is left as it is", "session", session, "fault", what)
 	}
 }
 
@@ -372,32 +389,57 @@ func (v *Vault) Run(ctx context.Context) {
 		case <-v.kick:
 		case <-retry.C:
 		case <-sweep.C:
-			if err := v.look(); err != nil {
+			if _, err := within(ctx, func() (struct{}, error) { return struct{}{}, v.look() }); err != nil {
 				v.o.Log.Error("recordings and their copies could not be compared", "error", err)
 			}
 		}
 	}
 }
 
-// CopyAll copies what waits, oldest first, and returns at the first that fails.
+// maxTold is how many failures CopyAll names at once.
+const maxTold = 8
+
+// CopyAll copies what waits, oldest first. One that fails does not keep the others
+// from being copied, unless the second folder is not there or full. A recording that
+// can't be read itself, or has lost its signed end, is an alarm and waits no longer.
 func (v *Vault) CopyAll(ctx context.Context) error {
 	v.mu.Lock()
 	todo := slices.Sorted(maps.Keys(v.waiting)) // session ids begin with their time
 	v.mu.Unlock()
+	var errs []error
+	failed := 0
 	for _, session := range todo {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		err := v.copyOne(session)
-		v.mu.Lock()
-		v.failed = err
-		if err == nil {
-			delete(v.waiting, session)
+		_, err := within(ctx, func() (struct{}, error) { return struct{}{}, v.copyOne(ctx, session) })
+		var source *sourceError
+		if errors.As(err, &source) {
+			v.alarm(session, "it can't be copied: "+source.Error())
+			continue
 		}
-		v.mu.Unlock()
 		if err != nil {
-			return fmt.Errorf("second copy of %s: %w", session, err)
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			if failed++; failed <= maxTold {
+				errs = append(errs, fmt.Errorf("second copy of %s: %w", session, err))
+			}
+			if errors.Is(err, ErrNoSecond) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+				break
+			}
+			continue
 		}
+		v.mu.Lock()
+		delete(v.waiting, session)
+		v.mu.Unlock()
 	}
-	return nil
+	if failed > maxTold {
+		errs = append(errs, fmt.Errorf("and %d more", failed-maxTold))
+	}
+	err := errors.Join(errs...)
+	v.mu.Lock()
+	v.failed = err
+	v.mu.Unlock()
+	return err
 }

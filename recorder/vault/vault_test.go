@@ -544,3 +544,86 @@ func TestOneFormOnly(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 }
+
+// TestOneUnreadableRecordingStopsNoOther: its copy can't be made, which is an alarm, and those behind it are copied.
+func TestOneUnreadableRecordingStopsNoOther(t *testing.T) {
+	s := newStore(t)
+	gone, cut, two, three := s.record(false), s.record(false), s.record(false), s.record(false)
+	text := value[[]byte](t)(os.ReadFile(s.path(s.o.Dir, gone)))
+	must(t, os.Remove(s.path(s.o.Dir, gone)))
+	s.change(s.o.Dir, cut, func(b []byte) []byte { return b[:len(b)-10] })
+	must(t, s.CopyAll(t.Context()))
+	if got := s.left(); !slices.Equal(got, []string{two + Suffix, three + Suffix}) {
+		t.Errorf("copied %v", got)
+	}
+	if b := s.Backlog(); b.Files != 0 || b.Faulty != 2 || strings.Count(s.log.String(), "it can't be copied") != 2 {
+		t.Errorf("backlog %+v\n%s", b, s.log.String())
+	}
+	// It comes back: a disk that was away, or somebody's backup.
+	must(t, os.WriteFile(s.path(s.o.Dir, gone), text, 0o600))
+	must(t, s.look())
+	must(t, s.CopyAll(t.Context()))
+	if b := s.Backlog(); len(s.left()) != 3 || b.Faulty != 1 {
+		t.Errorf("left %v, backlog %+v", s.left(), b)
+	}
+	// One that goes while it waits does not wait for ever.
+	late := s.record(false)
+	must(t, os.Remove(s.path(s.o.Dir, late)))
+	must(t, s.look())
+	if b := s.Backlog(); b.Files != 0 || b.Faulty != 2 {
+		t.Errorf("backlog %+v", b)
+	}
+}
+
+// hung is a disk that does not answer when a file is made.
+type hung struct {
+	disk
+	in, goOn chan struct{}
+}
+
+func (d hung) create(path string) (file, error) {
+	close(d.in)
+	<-d.goOn
+	return d.disk.create(path)
+}
+
+// TestRunEndsBesideAHungDisk: the node's stop does not wait for a disk that does not answer.
+func TestRunEndsBesideAHungDisk(t *testing.T) {
+	s := newStore(t)
+	s.record(false)
+	d := hung{s.disk, make(chan struct{}), make(chan struct{})}
+	s.disk = d
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); s.Run(ctx) }()
+	<-d.in
+	cancel()
+	select {
+	case <-done:
+	case <-time.After(20 * time.Second):
+		t.Error("Run waits for the disk")
+	}
+	close(d.goOn)
+	// What was left behind makes nothing more that looks like a copy.
+	for deadline := time.Now().Add(20 * time.Second); len(s.left()) > 0 && time.Now().Before(deadline); {
+		<-time.After(time.Millisecond)
+	}
+	if got := s.left(); len(got) > 0 || s.Backlog().Files != 1 {
+		t.Errorf("left %v, backlog %+v", got, s.Backlog())
+	}
+}
+
+// TestACopyOfOursIsKnownAgain: the rename was done, and noting it failed.
+func TestACopyOfOursIsKnownAgain(t *testing.T) {
+	s := newStore(t)
+	one := s.record(false)
+	must(t, os.Mkdir(s.copiedFile(), 0o700)) // nothing can be noted
+	if err := s.CopyAll(t.Context()); err == nil {
+		t.Fatal("noted in a folder")
+	}
+	must(t, os.Remove(s.copiedFile()))
+	must(t, s.CopyAll(t.Context()))
+	if b := s.Backlog(); b.Files != 0 || b.Faulty != 0 || !s.copied[one] {
+		t.Errorf("backlog %+v\n%s", b, s.log.String())
+	}
+}

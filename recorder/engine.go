@@ -26,6 +26,7 @@ type Recorder struct {
 	queued   atomic.Int64  // bytes in the queues of all sessions
 	unsealed atomic.Int64  // bytes of frames that rest in the journal only
 	syncing  chan struct{} // one place for each fdatasync of a sealer at a time
+	synced   atomic.Uint64 // how many of them have returned
 	moved    Moves
 	hasten   chan struct{} // of one place: the journal fills up
 	settling atomic.Bool
@@ -256,7 +257,7 @@ func (r *Recorder) forget(rec *Recording) {
 }
 
 // Close starts no more recordings, waits for those that are open to end, or for ctx to
-// be done, and ends ledger and journal. Of what is still open the frames are in
+// be done, and ends ledger and journal, which get a time of their own for it. Of what is still open the frames are in
 // the journal, and are moved by the next Open.
 func (r *Recorder) Close(ctx context.Context) error {
 	r.mu.Lock()
@@ -284,7 +285,7 @@ func (r *Recorder) Close(ctx context.Context) error {
 	if err := r.ledger.Close(); err != nil && !failed {
 		errs = append(errs, err)
 	}
-	if err := r.journal.Close(ctx); err != nil && !failed {
+	if err := r.closeJournal(); err != nil && !failed {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)

@@ -298,13 +298,46 @@ func (s *sealer) commit(leaves []ledger.Leaf, sealed Position, bytes int64) erro
 
 // sync is one fdatasync. Few run at once, so that the journal's own goes first.
 func (s *sealer) sync() error {
-	s.rec.r.syncing <- struct{}{}
+	if err := s.awaitTurn(); err != nil {
+		return err
+	}
 	defer func() { <-s.rec.r.syncing }()
 	var d deadline
 	s.watch(&d)
 	d.arm()
 	defer d.disarm()
-	return s.file.Sync()
+	err := s.file.Sync()
+	s.rec.r.synced.Add(1)
+	return err
+}
+
+// awaitTurn takes one of the places of those that sync. A row of others is no reason
+// to give up, but a disk that ends no sync of anybody for FailAfter hangs: those that
+// it holds never give back their places.
+func (s *sealer) awaitTurn() error {
+	r := s.rec.r
+	select {
+	case r.syncing <- struct{}{}:
+		return nil
+	default:
+	}
+	hung := time.NewTicker(r.o.FailAfter)
+	defer hung.Stop()
+	before := r.synced.Load()
+	for {
+		select {
+		case r.syncing <- struct{}{}:
+			return nil
+		case <-s.rec.done:
+			return s.rec.Err()
+		case <-hung.C:
+			now := r.synced.Load()
+			if now == before {
+				return fmt.Errorf("%w: longer than %v", errSlowDisk, r.o.FailAfter)
+			}
+			before = now
+		}
+	}
 }
 
 // watch fails the recording when its disk does not answer.

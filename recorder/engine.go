@@ -30,6 +30,7 @@ type Recorder struct {
 	moved    Moves
 	hasten   chan struct{} // of one place: the journal fills up
 	settling atomic.Bool
+	rescueMu sync.Mutex    // guards the files that rescue sessions begin with
 	stop     chan struct{} // closed by Close
 	watching sync.WaitGroup
 
@@ -53,7 +54,8 @@ var sessionName = regexp.MustCompile(`^S-[0-9A-Za-z]{1,62}$`)
 // Open opens the journal and the ledger, and brings what a crash left in the
 // journal to where it belongs: frames of sessions, still sealed, into their
 // recordings, and the ledger's entries into the ledger. It fails while another
-// process has the journal open, and when a folder can't be written durably; a crash
+// process has the journal open, when a folder can't be written durably, and when that of
+// the recordings is not the one that the node had before, say for want of its disk; a crash
 // of Open, or its failure, loses nothing. Recover ends the recordings afterwards.
 func Open(o Options) (*Recorder, error) {
 	if err := o.fill(); err != nil {
@@ -71,9 +73,13 @@ func Open(o Options) (*Recorder, error) {
 	if r.codecs, err = trec.NewCodecs(0); err != nil {
 		return nil, err
 	}
+	if err := r.checkFolder(); err != nil {
+		return nil, fmt.Errorf("recordings: %w", err)
+	}
 	if err := r.openStores(); err != nil {
 		return nil, err
 	}
+	r.keepRescueFiles()
 	r.watching.Go(r.watch)
 	return r, nil
 }

@@ -138,3 +138,45 @@ func TestPromise3_NoRoomForAnEnd(t *testing.T) {
 	}
 	checkLedger(t, again, "S-1")
 }
+
+// TestPromise3_RescueSessionStartsOnAFullDisk begins where not even a header finds room.
+func TestPromise3_RescueSessionStartsOnAFullDisk(t *testing.T) {
+	state := t.TempDir()
+	o := optionsIn(state)
+	must(t, os.MkdirAll(o.Dir, 0o700))
+	if err := unix.Mount("tmpfs", o.Dir, "tmpfs", 0, "size=4m"); err != nil {
+		t.Logf("not permitted to mount: %v", err)
+		return
+	}
+	t.Cleanup(func() { must(t, unix.Unmount(o.Dir, unix.MNT_DETACH)) })
+	r, keys := open(t, o), testKeys(t)
+	fillDisk(t, o.Dir)
+	if _, err := r.Start(t.Context(), testMeta("S-9", true), keys.Keys()); !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("an ordinary session on a full disk: %v", err)
+	}
+	var left []Left
+	for n := range int64(rescueFiles) {
+		m := numberedMeta(n + 1)
+		m.Rescue = true
+		rec, err := r.Start(t.Context(), m, keys.Keys())
+		must(t, err)
+		for range 40 { // more than the room that was kept
+			data := make([]byte, 8<<10)
+			_, _ = rand.Read(data)
+			_, err := rec.Append(Frame{Kind: KindOutput, Data: data})
+			must(t, err)
+		}
+		appendDurable(t, rec, KindOutput, "making room")
+		_, err = rec.Close(patience(t), "exited")
+		must(t, err)
+		left = append(left, Left{m.Session, n + 1})
+	}
+	must(t, os.Remove(filepath.Join(o.Dir, "filler")))
+	again, _ := reopen(t, state, left...)
+	for _, one := range left {
+		if got := readBack(t, again.Path(one.Session), keys); got.err != nil || got.frames() != 41 {
+			t.Errorf("%s: %d frames: %v", one.Session, got.frames(), got.err)
+		}
+		checkLedger(t, again, one.Session)
+	}
+}

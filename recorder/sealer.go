@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"syscall"
 	"time"
 
 	"sallyport/recorder/ledger"
@@ -356,8 +355,7 @@ func (s *sealer) trouble(err error) error {
 	if s.suspended {
 		return nil // it is about what the journal still has
 	}
-	full := errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
-	if !s.rec.rescue || !full || s.rec.ended() {
+	if !s.rec.rescue || !noRoom(err) || s.rec.ended() {
 		return err
 	}
 	s.suspend()
@@ -398,7 +396,7 @@ func (s *sealer) close() error {
 		err = s.sync()
 	}
 	if err != nil {
-		if s.rec.rescue && (errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)) {
+		if s.rec.rescue && noRoom(err) {
 			s.suspend()
 			return s.closeSuspended()
 		}

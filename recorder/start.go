@@ -81,7 +81,7 @@ func (r *Recorder) begin(rec *Recording, m Meta, k Keys) error {
 	if err != nil {
 		return err
 	}
-	f, err := r.o.create(r.Path(m.Session))
+	f, err := r.createFor(&m)
 	if errors.Is(err, os.ErrExist) {
 		return errors.New("it is already recorded")
 	} else if err != nil {

@@ -73,3 +73,30 @@ func TestPromise3_RecoveryCutsNothingOffThatTheLedgerHas(t *testing.T) {
 		}
 	}
 }
+
+// TestPromise3_AFolderThatIsNotMounted is no empty one.
+func TestPromise3_AFolderThatIsNotMounted(t *testing.T) {
+	keys := testKeys(t)
+	state, _ := sealedOneByOne(t, keys, true)
+	o := optionsIn(state)
+	must(t, os.Rename(o.Dir, o.Dir+".elsewhere"))
+	if r, err := Open(o); err == nil || !strings.Contains(err.Error(), marker) {
+		if err == nil {
+			shut(t, r)
+		}
+		t.Errorf("opened without the recordings: %v", err)
+	}
+	must(t, os.Remove(o.Dir)) // it is empty
+	must(t, os.Rename(o.Dir+".elsewhere", o.Dir))
+	r := open(t, o)
+	found, err := r.Recover(t.Context(), []Left{{"S-1", 1}})
+	if err != nil || found["S-1"].Head == "" {
+		t.Errorf("recovered as %+v: %v", found, err)
+	}
+	checkLedger(t, r, "S-1")
+	other := optionsIn(t.TempDir())
+	other.Dir, other.Node = o.Dir, "N-other"
+	if _, err := Open(other); err == nil || !strings.Contains(err.Error(), "another node") {
+		t.Errorf("opened another node's recordings: %v", err)
+	}
+}

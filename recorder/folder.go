@@ -11,7 +11,7 @@ import (
 )
 
 // The folder of the recordings: a mark by which it is known again, and files that
-// were given their room ahead of need.
+// hold room for who needs it most.
 
 // marker is a file by which the folder is known again, so that a disk that is not
 // mounted does not pass for an empty one. It holds the node's id.
@@ -54,7 +54,7 @@ func (r *Recorder) checkFolder() error {
 
 const (
 	// rescueFiles is how many rescue sessions can start on a full disk, and
-	// rescueRoom what each has for its header, in bytes, and some of its segments.
+	// rescueRoom what each gets for its header and its first segments, in bytes.
 	rescueFiles = 8
 	rescueRoom  = 64 << 10
 )
@@ -63,8 +63,8 @@ func (r *Recorder) rescueFile(n int) string {
 	return filepath.Join(r.o.Dir, fmt.Sprintf(".rescue-%d", n))
 }
 
-// keepRescueFiles makes the files that rescue sessions begin with when the disk is
-// full. Where that is not possible such sessions need the disk's own room.
+// keepRescueFiles makes the files that are given up for rescue sessions when the disk
+// is full. They keep no room where the file system compresses.
 func (r *Recorder) keepRescueFiles() {
 	r.rescueMu.Lock()
 	defer r.rescueMu.Unlock()
@@ -85,7 +85,7 @@ func makeRescueFile(path string) error {
 	if err != nil {
 		return err
 	}
-	if err = allocate(f, rescueRoom); err == nil {
+	if err = writeAll(f, make([]byte, rescueRoom)); err == nil {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err == nil {
@@ -97,8 +97,8 @@ func makeRescueFile(path string) error {
 	return nil
 }
 
-// createFor makes the file of a session. A rescue session on a disk that is as good
-// as full takes one that has its room already.
+// createFor makes the file of a session. For a rescue session on a disk that is as good
+// as full it gives up room that was kept for that.
 func (r *Recorder) createFor(m *Meta) (file, error) {
 	path := r.Path(m.Session)
 	if !m.Rescue {
@@ -109,33 +109,21 @@ func (r *Recorder) createFor(m *Meta) (file, error) {
 		r.keepRescueFiles()
 		return r.o.create(path)
 	}
-	if f, err := r.takeRescueFile(path); !errors.Is(err, fs.ErrNotExist) {
-		return f, err
+	if err := r.giveUpRescueFile(); err != nil {
+		return nil, err
 	}
 	return r.o.create(path)
 }
 
-func (r *Recorder) takeRescueFile(path string) (file, error) {
+func (r *Recorder) giveUpRescueFile() error {
 	r.rescueMu.Lock()
 	defer r.rescueMu.Unlock()
-	if _, err := os.Lstat(path); err == nil {
-		return nil, os.ErrExist
-	}
 	for n := range rescueFiles {
-		err := os.Rename(r.rescueFile(n), path)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
+		if err := os.Remove(r.rescueFile(n)); !errors.Is(err, fs.ErrNotExist) {
+			return err
 		}
-		if err != nil {
-			return nil, err
-		}
-		f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
-		if err != nil {
-			return nil, err
-		}
-		return diskFile{f}, nil
 	}
-	return nil, fs.ErrNotExist
+	return nil // there may be room all the same
 }
 
 // noRoom reports whether an error says that the disk is full.

@@ -355,7 +355,7 @@ func (s *sealer) trouble(err error) error {
 	if s.suspended {
 		return nil // it is about what the journal still has
 	}
-	if !s.rec.rescue || !noRoom(err) || s.rec.ended() {
+	if !s.rec.rescue || !noRoom(err) || s.rec.Err() != nil {
 		return err
 	}
 	s.suspend()
@@ -374,16 +374,17 @@ func (s *sealer) suspend() {
 
 // close seals the rest, ends the file, and tells the ledger.
 func (s *sealer) close() error {
-	if err := s.drain(); err != nil {
+	err := s.drain()
+	if err == nil && !s.suspended {
+		err = s.awaitCommit()
+	}
+	if err != nil {
 		if err = s.trouble(err); err != nil {
 			return err
 		}
 	}
 	if s.suspended {
 		return s.closeSuspended()
-	}
-	if err := s.awaitCommit(); err != nil {
-		return err
 	}
 	s.rec.mu.Lock()
 	reason := s.rec.reason

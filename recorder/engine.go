@@ -26,9 +26,11 @@ type Recorder struct {
 	queued   atomic.Int64  // bytes in the queues of all sessions
 	unsealed atomic.Int64  // bytes of frames that rest in the journal only
 	syncing  chan struct{} // one place for each fdatasync of a sealer at a time
+	synced   atomic.Uint64 // how many of them have returned
 	moved    Moves
 	hasten   chan struct{} // of one place: the journal fills up
 	settling atomic.Bool
+	rescueMu sync.Mutex    // guards the files that rescue sessions begin with
 	stop     chan struct{} // closed by Close
 	watching sync.WaitGroup
 
@@ -52,7 +54,8 @@ var sessionName = regexp.MustCompile(`^S-[0-9A-Za-z]{1,62}$`)
 // Open opens the journal and the ledger, and brings what a crash left in the
 // journal to where it belongs: frames of sessions, still sealed, into their
 // recordings, and the ledger's entries into the ledger. It fails while another
-// process has the journal open, and when a folder can't be written durably; a crash
+// process has the journal open, when a folder can't be written durably, and when that of
+// the recordings is not the one that the node had before, say for want of its disk; a crash
 // of Open, or its failure, loses nothing. Recover ends the recordings afterwards.
 func Open(o Options) (*Recorder, error) {
 	if err := o.fill(); err != nil {
@@ -70,9 +73,13 @@ func Open(o Options) (*Recorder, error) {
 	if r.codecs, err = trec.NewCodecs(0); err != nil {
 		return nil, err
 	}
+	if err := r.checkFolder(); err != nil {
+		return nil, fmt.Errorf("recordings: %w", err)
+	}
 	if err := r.openStores(); err != nil {
 		return nil, err
 	}
+	r.keepRescueFiles()
 	r.watching.Go(r.watch)
 	return r, nil
 }
@@ -259,7 +266,7 @@ func (r *Recorder) forget(rec *Recording) {
 }
 
 // Close starts no more recordings, waits for those that are open to end, or for ctx to
-// be done, and ends ledger and journal. Of what is still open the frames are in
+// be done, and ends ledger and journal, which get a time of their own for it. Of what is still open the frames are in
 // the journal, and are moved by the next Open.
 func (r *Recorder) Close(ctx context.Context) error {
 	r.mu.Lock()
@@ -287,7 +294,7 @@ func (r *Recorder) Close(ctx context.Context) error {
 	if err := r.ledger.Close(); err != nil && !failed {
 		errs = append(errs, err)
 	}
-	if err := r.journal.Close(ctx); err != nil && !failed {
+	if err := r.closeJournal(); err != nil && !failed {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)

@@ -104,7 +104,7 @@ func TestPromise3_CrashAtAnyMoment(t *testing.T) {
 		if got.err != nil || got.frames() < shown || got.sealed != 0 {
 			t.Fatalf("run %d: %d frames were shown, %d are recorded: %v", i, shown, got.frames(), got.err)
 		}
-		if names, _ := filepath.Glob(filepath.Join(crashed, "recordings", "*")); len(names) != 1 {
+		if names, _ := filepath.Glob(filepath.Join(crashed, "recordings", "S-*")); len(names) != 1 {
 			t.Errorf("files: %v", names)
 		}
 		checkLedger(t, again, "S-1")

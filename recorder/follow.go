@@ -48,26 +48,40 @@ func followed(k Kind) bool {
 	return false
 }
 
-// Follow begins a live view. The caller must call Close.
-func (r *Recorder) Follow(session string) (*Follower, error) {
+// Follow begins a live view, once what the snapshot shows is durable. The caller must
+// call Close.
+func (r *Recorder) Follow(ctx context.Context, session string) (*Follower, error) {
 	r.mu.Lock()
 	rec := r.open[session]
+	var s *sealer
+	if rec != nil {
+		s = rec.sealer
+	}
 	r.mu.Unlock()
-	if rec == nil || rec.sealer == nil {
+	if s == nil {
 		return nil, fmt.Errorf("%s: %w", session, ErrNotLive)
 	}
-	f := &Follower{sealer: rec.sealer, ready: make(chan struct{}, 1)}
+	f := &Follower{sealer: s, ready: make(chan struct{}, 1)}
 	begun := make(chan struct{})
-	request := followRequest{f, begun}
 	select {
-	case rec.sealer.requests <- request:
+	case s.requests <- followRequest{f, begun}:
 	case <-rec.done:
 		return nil, fmt.Errorf("%s: %w", session, ErrNotLive)
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
+	var err error
 	select {
 	case <-begun:
-	case <-rec.stopped:
-		return nil, fmt.Errorf("%s: %w", session, ErrNotLive)
+		err = rec.Wait(ctx, f.Position)
+	case <-rec.done: // the disk may hang, so that the sealer does not come to it
+		err = fmt.Errorf("%s: %w", session, ErrNotLive)
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
 	}
 	return f, nil
 }

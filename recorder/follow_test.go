@@ -16,7 +16,7 @@ func TestFollow(t *testing.T) {
 	r := open(t, testOptions(t))
 	rec := start(t, r, "S-1", true, testKeys(t))
 	appendDurable(t, rec, KindOutput, "before\r\n")
-	f, err := r.Follow("S-1")
+	f, err := r.Follow(patience(t), "S-1")
 	must(t, err)
 	defer f.Close()
 	s := screen.New(f.Columns, f.Rows)
@@ -38,7 +38,7 @@ func TestFollow(t *testing.T) {
 	if _, err := f.Next(patience(t)); !errors.Is(err, io.EOF) {
 		t.Errorf("after the end: %v", err)
 	}
-	if _, err := r.Follow("S-1"); !errors.Is(err, ErrNotLive) {
+	if _, err := r.Follow(patience(t), "S-1"); !errors.Is(err, ErrNotLive) {
 		t.Errorf("follow an ended session: %v", err)
 	}
 }
@@ -47,7 +47,7 @@ func TestFollow(t *testing.T) {
 func TestSlowFollower(t *testing.T) {
 	r := open(t, testOptions(t))
 	rec := start(t, r, "S-1", false, testKeys(t))
-	f, err := r.Follow("S-1")
+	f, err := r.Follow(patience(t), "S-1")
 	must(t, err)
 	defer f.Close()
 	data := strings.Repeat("x", 64<<10)

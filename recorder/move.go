@@ -38,6 +38,9 @@ type mover struct {
 	session string
 	file    *os.File
 	state   *trec.Resumed
+	cut     bool // what is torn was cut off
+
+	told map[string]*told // what the ledger says of sessions with a torn end; nil: not read yet
 }
 
 // noteOf reads what a stream says of itself.
@@ -48,11 +51,18 @@ func noteOf(r *journal.Remains) (n streamNote, err error) {
 	return n, nil
 }
 
-// order puts a session's streams into the order of its frames.
+// order puts the ledger's stream first, and a session's into the order of its frames.
 func (m *mover) order(a, b *journal.Remains) int {
 	// What is unreadable compares as the beginning.
 	x, _ := noteOf(a)
 	y, _ := noteOf(b)
+	// The ledger comes first, to be asked about the others.
+	if first, second := a.Name == ledger.StreamName, b.Name == ledger.StreamName; first != second {
+		if first {
+			return -1
+		}
+		return 1
+	}
 	return cmp.Or(strings.Compare(a.Name, b.Name), cmp.Compare(x.Base, y.Base))
 }
 
@@ -65,7 +75,9 @@ func (m *mover) visit(r *journal.Remains) error {
 	if err != nil {
 		return m.setAside(r, err)
 	}
-	if err := m.resume(note.Session); err != nil {
+	if err := m.resume(note.Session); errors.Is(err, errDamaged) {
+		return m.setAside(r, err)
+	} else if err != nil {
 		return err
 	}
 	if m.state == nil {
@@ -86,7 +98,7 @@ func (m *mover) resume(session string) error {
 	if err := m.close(); err != nil {
 		return err
 	}
-	m.session = session
+	m.session, m.cut = session, false
 	f, err := os.OpenFile(m.r.Path(session), os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -95,6 +107,9 @@ func (m *mover) resume(session string) error {
 		return err
 	}
 	state, err := resumeFile(f, session)
+	if err == nil && state.Torn > 0 {
+		err = m.heldBy(f, session)
+	}
 	if err != nil {
 		if errors.Is(err, trec.ErrComplete) || isFormat(err) {
 			return f.Close()
@@ -105,8 +120,26 @@ func (m *mover) resume(session string) error {
 	return nil
 }
 
-// resumeFile reads a recording to the end of its last whole group, cuts off what
-// is behind it, and leaves the file there.
+// heldBy fails with errDamaged when the ledger tells of more than a file with a torn
+// end still has: then it is no crash that tore it.
+func (m *mover) heldBy(f *os.File, session string) error {
+	if m.told == nil {
+		m.told = map[string]*told{}
+		if err := m.r.readTold(m.told, true); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	t := m.told[session]
+	if t == nil {
+		return nil
+	}
+	if t.closed() {
+		return fmt.Errorf("%w: the ledger has closed it, and its end is gone", errDamaged)
+	}
+	return t.heldBy(f, m.r.publicKey())
+}
+
+// resumeFile reads a recording to the end of its last whole group.
 func resumeFile(f *os.File, session string) (*trec.Resumed, error) {
 	info, err := f.Stat()
 	if err != nil {
@@ -122,14 +155,20 @@ func resumeFile(f *os.File, session string) (*trec.Resumed, error) {
 	if state.Header.Session != session {
 		return nil, &trec.FormatError{Segment: -1, Reason: fmt.Sprintf("the file of %s holds session %q", session, state.Header.Session)}
 	}
+	return state, nil
+}
+
+// cutTorn cuts off what is behind the last whole group, and leaves the file there. The
+// caller knows that the ledger does not tell of it: then it was never acknowledged
+// as sealed, and the journal has it, and hands it over.
+func cutTorn(f *os.File, state *trec.Resumed) error {
 	if state.Torn > 0 {
-		// Never acknowledged as sealed: the journal has it, and hands it over.
 		if err := f.Truncate(state.Offset); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	_, err = f.Seek(state.Offset, io.SeekStart)
-	return state, err
+	_, err := f.Seek(state.Offset, io.SeekStart)
+	return err
 }
 
 func isFormat(err error) bool {
@@ -144,6 +183,12 @@ func (m *mover) move(r *journal.Remains, note streamNote) error {
 	put := func() error {
 		if frames.m.Count == 0 {
 			return nil
+		}
+		if !m.cut {
+			if err := cutTorn(m.file, m.state); err != nil {
+				return err
+			}
+			m.cut = true
 		}
 		count += uint64(frames.m.Count)
 		_, err := m.state.Add(m.file, frames.take())

@@ -49,13 +49,16 @@ var errDamaged = errors.New("damaged")
 //
 // A recording without an end is cut to its last whole group and gets a signed
 // end "crashed"; one that has ended is only read. What the journal had of it was
-// moved by Open. A recording that is changed before its end, or further back than the
-// last write can reach, is renamed (.damaged) and left as evidence, under a name
+// moved by Open. A recording that is changed before its end, further back than the
+// last write can reach, or in what the ledger tells of already, is renamed (.damaged) and left as evidence, under a name
 // that was free. A session without any recording has the reason "missing", and so
 // has one whose header did not become durable, since nothing was in it.
 //
 // One that the ledger has closed already is only read, and stays where it is if it
 // was changed since.
+//
+// When an end can't be written, for want of space say, Recover fails and changes
+// nothing of the file.
 //
 // Recover may be called again for the same sessions, say after a crash in
 // between, and has the same answers.
@@ -85,8 +88,8 @@ func (r *Recorder) Recover(ctx context.Context, sessions []Left) (map[string]Rec
 // told is what the ledger says of one session.
 type told struct {
 	open     bool
-	segments map[uint32]bool
-	end      *ledger.Leaf // of kind close, missing or damaged
+	segments map[uint32]string // hashes of the leaves
+	end      *ledger.Leaf      // of kind close, missing or damaged
 	index    int64
 }
 
@@ -98,7 +101,7 @@ func (t *told) closed() bool { return t.end != nil && t.end.Kind == ledger.KindC
 func (r *Recorder) known(ctx context.Context, sessions []Left) (map[string]*told, error) {
 	known := map[string]*told{}
 	for _, s := range sessions {
-		known[s.Session] = &told{segments: map[uint32]bool{}}
+		known[s.Session] = &told{segments: map[uint32]string{}}
 	}
 	if err := r.ledger.Publish(ctx); err != nil {
 		return nil, fmt.Errorf("read the ledger: %w", err)
@@ -106,25 +109,80 @@ func (r *Recorder) known(ctx context.Context, sessions []Left) (map[string]*told
 	if r.ledger.Size() == 0 {
 		return known, nil
 	}
-	for item, err := range ledger.Read(r.o.LedgerDir, r.ledger.Verifier(), nil) {
+	return known, r.readTold(known, false)
+}
+
+// readTold reads what the ledger's directory says of the sessions in known; with all
+// of every session, but of one that has ended its segments no more.
+func (r *Recorder) readTold(known map[string]*told, all bool) error {
+	verifier, err := ledger.VerifierOf(r.o.Node, r.publicKey())
+	if err != nil {
+		return err
+	}
+	for item, err := range ledger.Read(r.o.LedgerDir, verifier, nil) {
 		if err != nil {
-			return nil, fmt.Errorf("read the ledger: %w", err)
+			return fmt.Errorf("read the ledger: %w", err)
 		}
-		if item.Leaf == nil || known[item.Leaf.Session] == nil {
+		if item.Leaf == nil {
 			continue
 		}
 		t := known[item.Leaf.Session]
+		if t == nil && !all {
+			continue
+		}
+		if t == nil {
+			t = &told{segments: map[uint32]string{}}
+			known[item.Leaf.Session] = t
+		}
 		switch item.Leaf.Kind {
 		case ledger.KindOpen:
 			t.open = true
 		case ledger.KindSegment:
-			t.segments[item.Leaf.Segment] = true
+			t.segments[item.Leaf.Segment] = item.Leaf.Hash
 		default:
 			leaf := *item.Leaf
 			t.end, t.index = &leaf, item.Index
+			if all {
+				clear(t.segments)
+			}
 		}
 	}
-	return known, nil
+	return nil
+}
+
+// heldBy fails with errDamaged unless the file begins with every segment that the
+// ledger tells of, unchanged. Each was durable before it was told, so no crash
+// takes it away, and nothing behind the fault may be cut off as torn.
+func (t *told) heldBy(f io.ReadSeeker, key ed25519.PublicKey) error {
+	if len(t.segments) == 0 {
+		return nil
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	held := 0
+	_, err := trec.Verify(f, key, func(l trec.Leaf) error {
+		number := uint32(0) // as segmentLeaves counts
+		if l.Type != 0 {
+			number = l.Number + 1
+		}
+		hash, there := t.segments[number]
+		if there && hash != hex.EncodeToString(l.Hash[:]) {
+			return fmt.Errorf("%w: segment %d is not the one that the ledger tells of", errDamaged, number)
+		}
+		if there {
+			held++
+		}
+		return nil
+	})
+	if err == nil && held < len(t.segments) {
+		err = fmt.Errorf("%w: of %d segments that the ledger tells of only %d can be read", errDamaged, len(t.segments), held)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = f.Seek(0, io.SeekStart)
+	return err
 }
 
 func (r *Recorder) publicKey() ed25519.PublicKey { return r.o.Signer.Public().(ed25519.PublicKey) }
@@ -170,7 +228,7 @@ func (r *Recorder) tellEnd(ctx context.Context, s Left, t *told, one *Recovered,
 		tell = append(tell, ledger.Leaf{Kind: ledger.KindOpen, Session: s.Session, Number: s.Number})
 	}
 	for _, leaf := range segmentLeaves(s.Session, leaves) {
-		if !t.segments[leaf.Segment] {
+		if _, there := t.segments[leaf.Segment]; !there {
 			tell = append(tell, leaf)
 		}
 	}
@@ -260,6 +318,9 @@ func (r *Recorder) closeFile(s Left, t *told) (one Recovered, leaves []trec.Leaf
 	}
 	defer f.Close()
 	if !t.closed() {
+		if err := t.heldBy(f, r.publicKey()); err != nil {
+			return one, nil, err
+		}
 		if err := r.endFile(f, s.Session); err != nil {
 			return one, nil, err
 		}
@@ -288,6 +349,9 @@ func (r *Recorder) closeFile(s Left, t *told) (one Recovered, leaves []trec.Leaf
 // endFile appends the signed end if there is none.
 func (r *Recorder) endFile(f *os.File, session string) error {
 	state, err := resumeFile(f, session)
+	if err == nil {
+		err = cutTorn(f, state)
+	}
 	var format *trec.FormatError
 	switch {
 	case errors.Is(err, trec.ErrComplete):
@@ -305,8 +369,12 @@ func (r *Recorder) endFile(f *os.File, session string) error {
 		return err
 	}
 	summary, err := state.Close(f, r.o.Signer, r.o.Clock())
-	if err != nil {
+	switch {
+	case isFormat(err):
 		return fmt.Errorf("%w: %w", errDamaged, err)
+	case err != nil:
+		// The disk is full, say: that is no fault of the recording, and passes.
+		return errors.Join(err, f.Truncate(state.Offset))
 	}
 	r.o.Log.Warn("closed a recording after a crash", "session", session, "frames", summary.Facts.Frames, "torn_bytes", summary.Facts.Torn)
 	return nil

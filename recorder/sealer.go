@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"syscall"
 	"time"
 
 	"sallyport/recorder/ledger"
@@ -298,13 +297,46 @@ func (s *sealer) commit(leaves []ledger.Leaf, sealed Position, bytes int64) erro
 
 // sync is one fdatasync. Few run at once, so that the journal's own goes first.
 func (s *sealer) sync() error {
-	s.rec.r.syncing <- struct{}{}
+	if err := s.awaitTurn(); err != nil {
+		return err
+	}
 	defer func() { <-s.rec.r.syncing }()
 	var d deadline
 	s.watch(&d)
 	d.arm()
 	defer d.disarm()
-	return s.file.Sync()
+	err := s.file.Sync()
+	s.rec.r.synced.Add(1)
+	return err
+}
+
+// awaitTurn takes one of the places of those that sync. A row of others is no reason
+// to give up, but a disk that ends no sync of anybody for FailAfter hangs: those that
+// it holds never give back their places.
+func (s *sealer) awaitTurn() error {
+	r := s.rec.r
+	select {
+	case r.syncing <- struct{}{}:
+		return nil
+	default:
+	}
+	hung := time.NewTicker(r.o.FailAfter)
+	defer hung.Stop()
+	before := r.synced.Load()
+	for {
+		select {
+		case r.syncing <- struct{}{}:
+			return nil
+		case <-s.rec.done:
+			return s.rec.Err()
+		case <-hung.C:
+			now := r.synced.Load()
+			if now == before {
+				return fmt.Errorf("%w: longer than %v", errSlowDisk, r.o.FailAfter)
+			}
+			before = now
+		}
+	}
 }
 
 // watch fails the recording when its disk does not answer.
@@ -323,8 +355,7 @@ func (s *sealer) trouble(err error) error {
 	if s.suspended {
 		return nil // it is about what the journal still has
 	}
-	full := errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
-	if !s.rec.rescue || !full || s.rec.ended() {
+	if !s.rec.rescue || !noRoom(err) || s.rec.Err() != nil {
 		return err
 	}
 	s.suspend()
@@ -343,16 +374,17 @@ func (s *sealer) suspend() {
 
 // close seals the rest, ends the file, and tells the ledger.
 func (s *sealer) close() error {
-	if err := s.drain(); err != nil {
+	err := s.drain()
+	if err == nil && !s.suspended {
+		err = s.awaitCommit()
+	}
+	if err != nil {
 		if err = s.trouble(err); err != nil {
 			return err
 		}
 	}
 	if s.suspended {
 		return s.closeSuspended()
-	}
-	if err := s.awaitCommit(); err != nil {
-		return err
 	}
 	s.rec.mu.Lock()
 	reason := s.rec.reason
@@ -365,7 +397,7 @@ func (s *sealer) close() error {
 		err = s.sync()
 	}
 	if err != nil {
-		if s.rec.rescue && (errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)) {
+		if s.rec.rescue && noRoom(err) {
 			s.suspend()
 			return s.closeSuspended()
 		}

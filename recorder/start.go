@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"sallyport/recorder/journal"
@@ -51,7 +52,10 @@ func (r *Recorder) Start(_ context.Context, m Meta, k Keys) (*Recording, error) 
 		return nil, err
 	}
 	if err := r.begin(rec, m, k); err != nil {
-		r.forget(rec)
+		if rec.sealer == nil { // else it runs, and does that itself
+			r.forget(rec)
+			close(rec.stopped)
+		}
 		return nil, fmt.Errorf("session %s: %w", m.Session, err)
 	}
 	return rec, nil
@@ -77,7 +81,7 @@ func (r *Recorder) begin(rec *Recording, m Meta, k Keys) error {
 	if err != nil {
 		return err
 	}
-	f, err := r.o.create(r.Path(m.Session))
+	f, err := r.createFor(&m)
 	if errors.Is(err, os.ErrExist) {
 		return errors.New("it is already recorded")
 	} else if err != nil {
@@ -106,7 +110,9 @@ func (r *Recorder) begin(rec *Recording, m Meta, k Keys) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("%w: %w", ErrFailed, err), s.undo())
 	}
+	rec.mu.Lock()
 	rec.parts = []part{{stream: rec.current}}
+	rec.mu.Unlock()
 	if err := s.makeDurable(); err != nil {
 		rec.current.Close()
 		return fmt.Errorf("%w: %w", ErrFailed, err) // the file stays: it may be in the ledger
@@ -124,10 +130,19 @@ func (r *Recorder) begin(rec *Recording, m Meta, k Keys) error {
 
 // undo removes a file that nothing is in.
 func (s *sealer) undo() error {
-	return errors.Join(s.file.Close(), os.Remove(s.rec.r.Path(s.rec.session)))
+	return errors.Join(s.discard(), os.Remove(s.rec.r.Path(s.rec.session)))
 }
 
-// makeDurable syncs the header and tells the ledger, all at once.
+// discard gives back what a recording that did not begin holds. Its file stays.
+func (s *sealer) discard() error {
+	if s.w != nil {
+		s.w.Wipe()
+	}
+	return s.file.Close()
+}
+
+// makeDurable syncs the header and tells the ledger, all at once. When it fails it
+// gives back what the recording holds, as soon as the disk answers.
 func (s *sealer) makeDurable() error {
 	r := s.rec.r
 	// Its segments follow when they are durable, see run.
@@ -140,13 +155,25 @@ func (s *sealer) makeDurable() error {
 	wg.Go(func() { errs[0] = s.file.Sync() })
 	wg.Go(func() { errs[1] = syncDir(r.o.Dir) })
 	wg.Go(func() { _, errs[2] = r.ledger.Record(ctx, opened) })
-	done := make(chan struct{})
-	go func() { wg.Wait(); close(done) }()
+	done := make(chan error, 1)
+	var decided atomic.Bool
+	// Nobody can wait for it while a system call hangs.
+	go func() {
+		wg.Wait()
+		err := errors.Join(errs...)
+		if err != nil || !decided.CompareAndSwap(false, true) {
+			err = errors.Join(err, s.discard())
+		}
+		done <- err
+	}()
 	select {
-	case <-done:
-		return errors.Join(errs...)
+	case err := <-done:
+		return err
 	case <-ctx.Done():
-		return errSlowDisk
+		if decided.CompareAndSwap(false, true) {
+			return errSlowDisk
+		}
+		return <-done
 	}
 }
 

@@ -49,7 +49,7 @@ type Options struct {
 	Recorder  *recorder.Recorder
 	Ledger    *ledger.Ledger
 	// Follow begins a live view of a session; nil: that of the Recorder.
-	Follow  func(session string) (View, error)
+	Follow  func(ctx context.Context, session string) (View, error)
 	Node    string            // the node's id
 	Name    string            // public name of the gate
 	Port    int               // public SSH port, 0 or 22 for the usual one

@@ -29,9 +29,9 @@ type View struct {
 }
 
 // liveView is the Recorder's.
-func liveView(r *recorder.Recorder) func(string) (View, error) {
-	return func(session string) (View, error) {
-		f, err := r.Follow(session)
+func liveView(r *recorder.Recorder) func(context.Context, string) (View, error) {
+	return func(ctx context.Context, session string) (View, error) {
+		f, err := r.Follow(ctx, session)
 		if err != nil {
 			return View{}, err
 		}
@@ -66,7 +66,7 @@ func (k *call) sessionWatch() *cobra.Command {
 
 // watch shows a session until it ends, the watcher has enough, or has gone.
 func (k *call) watch(ctx context.Context, s authz.Session) error {
-	view, err := k.Follow(s.ID)
+	view, err := k.Follow(ctx, s.ID)
 	if err != nil {
 		return fmt.Errorf("session %s cannot be watched on this node: %w", s.ID, err)
 	}

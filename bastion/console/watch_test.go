@@ -50,8 +50,8 @@ func (f *fakeView) next(ctx context.Context) (trec.Entry, error) {
 	return e, nil
 }
 
-func (f *fakeView) follow(snapshot string) func(string) (View, error) {
-	return func(string) (View, error) {
+func (f *fakeView) follow(snapshot string) func(context.Context, string) (View, error) {
+	return func(context.Context, string) (View, error) {
 		return View{Columns: 100, Rows: 30, Snapshot: []byte(snapshot), Next: f.next, Close: func() { f.closed = true }}, nil
 	}
 }

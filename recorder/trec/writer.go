@@ -393,7 +393,7 @@ func verifyKey(h *Header, signer ed25519.PrivateKey) error {
 		return errors.New("the node's signing key is missing")
 	}
 	if SignerID(signer.Public().(ed25519.PublicKey)) != h.Signer {
-		return errors.New("the recording belongs to a node with another signing key")
+		return &FormatError{Segment: -1, Reason: "the recording belongs to a node with another signing key"}
 	}
 	return nil
 }

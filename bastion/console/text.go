@@ -178,6 +178,9 @@ func yesNo(b bool) string {
 
 // byteCount writes a number of bytes with at most one decimal.
 func byteCount(n int64) string {
+	if n < 0 {
+		return "?" // authz.Unknown
+	}
 	if n < 1024 {
 		return fmt.Sprintf("%d B", n)
 	}

@@ -769,3 +769,22 @@ func TestAKilledSessionTellsByWhomAndWhy(t *testing.T) {
 		t.Errorf("a session that lost its right:\n%s", out)
 	}
 }
+
+func TestACrashedSessionIsNotToldAsOneThatEndedWell(t *testing.T) {
+	g := newGate(t)
+	g.project()
+	s := g.liveSession(authz.ActionShell)
+	s.Result, s.ExitCode, s.BytesIn, s.BytesOut = "crashed", authz.Unknown, authz.Unknown, authz.Unknown
+	if err := g.authority.CloseSession(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	shown := g.must(ExitOK, "alice", "session show "+s.ID)
+	for _, want := range []string{"by a crash of the node", "exit code", "not known", "crashed"} {
+		if !strings.Contains(shown, want) {
+			t.Errorf("%q is not in %s", want, shown)
+		}
+	}
+	if events := g.must(ExitOK, "alice", "event ls --op session.close"); !strings.Contains(events, "crashed") {
+		t.Errorf("events:\n%s", events)
+	}
+}

@@ -252,7 +252,7 @@ func (n *Node) assemble(k *keys) error {
 		UserCA: n.UserCA, HostCA: n.HostCA, NodeKey: n.NodeKey,
 		// The front door is made below and asks the console; it is set before anyone is served.
 		Health: n.health,
-		Vault:  n.vault, Scrub: n.Scrub,
+		Vault:  n.vault, Scrub: n.Scrub, Warnings: n.warnings,
 		Clock: o.Clock,
 	})
 	n.registry = newRegistry(n, o.Version)
@@ -263,12 +263,20 @@ func (n *Node) assemble(k *keys) error {
 		return err
 	}
 	n.Server, err = bastion.New(bastion.Config{
-		Name: c.Name, Authority: n.Authority, Recorder: n.Recorder, Verbs: n.Console,
+		Name: c.Name, Port: port, Authority: n.Authority, Recorder: n.Recorder, Verbs: n.Console,
 		HostKeys: k.signers, UserCA: k.userCA, Profile: c.Profile, Limits: limits(c.Limits),
 		Log: o.Log, Metrics: n.registry, Dial: o.Dial, Clock: o.Clock,
 		SourceAddress: strings.Join(c.SourceAddress, ","), Ready: n.ready,
 	})
 	return err
+}
+
+// warnings are alarms that stand, as far as the console cannot know of them.
+func (n *Node) warnings() []string {
+	if w := n.vouching.warning(); w != "" {
+		return []string{w}
+	}
+	return nil
 }
 
 // ready is nil while sessions may start as far as second copies and witnesses go.

@@ -34,6 +34,7 @@ import (
 
 // gate is a console over a real Authority, ledger and recorder, with people in it.
 type gate struct {
+	term      bool // lists go to a terminal that did not say its width
 	t         *testing.T
 	console   *Console
 	authority *authz.Authority
@@ -58,7 +59,7 @@ func newKey(t *testing.T) (ssh.PublicKey, ed25519.PrivateKey) {
 func newGate(t *testing.T) *gate {
 	t.Helper()
 	ctx, dir := t.Context(), t.TempDir()
-	g := &gate{t: t, keys: map[string]string{}, now: time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)}
+	g := &gate{t: t, term: true, keys: map[string]string{}, now: time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)}
 	clock := func() time.Time { return g.now }
 	_, signer := newKey(t)
 	db, err := database.Open(ctx, filepath.Join(dir, "test.db"))
@@ -152,9 +153,10 @@ func (g *gate) call(user, line, stdin string) answer {
 	by := id.Actor()
 	by.VerbOnly = true
 	var out, errOut bytes.Buffer
-	code := g.console.Run(g.t.Context(), bastion.Verb{Identity: id, Actor: by, Args: args, Stdin: strings.NewReader(stdin), Stdout: &out, Stderr: &errOut})
+	term := g.term && tabular.MatchString(line) && !strings.Contains(line, "--json")
+	code := g.console.Run(g.t.Context(), bastion.Verb{Identity: id, Actor: by, Args: args, Stdin: strings.NewReader(stdin), Stdout: &out, Stderr: &errOut, Term: term})
 	g.now = g.now.Add(time.Second)
-	if tabular.MatchString(line) && !strings.Contains(line, "--json") {
+	if term {
 		for l := range strings.Lines(out.String()) {
 			if columnsOf(strings.TrimSuffix(l, "\n")) > 80 {
 				g.t.Errorf("%s: more than 80 columns: %q", line, l)
@@ -786,5 +788,20 @@ func TestACrashedSessionIsNotToldAsOneThatEndedWell(t *testing.T) {
 	}
 	if events := g.must(ExitOK, "alice", "event ls --op session.close"); !strings.Contains(events, "crashed") {
 		t.Errorf("events:\n%s", events)
+	}
+}
+
+func TestOutputForAFileIsNeitherCutNorWrapped(t *testing.T) {
+	g := newGate(t)
+	g.project()
+	g.term = false
+	s := g.session("alice", strings.Repeat("long ", 40))
+	if out := g.must(ExitOK, "audrey", "event ls --op session.close"); !strings.Contains(out, s.ID) || strings.Contains(out, "…") {
+		t.Errorf("a list:\n%s", out)
+	}
+	var events []authz.Event
+	g.json(ExitOK, "audrey", "event ls --op session.close", &events)
+	if out := g.must(ExitOK, "audrey", "event show "+events[0].ID); !strings.Contains(out, detailsText(events[0].Details)) {
+		t.Errorf("one event:\n%s", out)
 	}
 }

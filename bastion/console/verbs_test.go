@@ -585,6 +585,12 @@ func TestEventsAndTheirExport(t *testing.T) {
 	g.must(ExitUsage, "audrey", "ledger proof 0 1")
 	g.must(ExitUsage, "audrey", "ledger proof 3 2")
 	g.must(ExitUsage, "audrey", "ledger checkpoint --since -1")
+	if e, err := witness.ParseExtension([]byte(g.must(ExitOK, "audrey", "ledger checkpoint --since 0"))); err != nil || e.Old != 0 || len(e.Proof) != 0 {
+		t.Errorf("since nothing: %+v, %v", e, err)
+	}
+	if e, err := witness.ParseExtension([]byte(g.must(ExitNotFound, "audrey", "ledger checkpoint --since 99999"))); err != nil || e.Old != 99999 {
+		t.Errorf("since more than there is: %+v, %v", e, err)
+	}
 	g.must(ExitNotFound, "audrey", "ledger proof 1 1000000")
 	if key, err := note.NewVerifier(strings.TrimSpace(g.must(ExitOK, "audrey", "ledger key"))); err != nil || key.KeyHash() != verifier.KeyHash() {
 		t.Errorf("ledger key: %v", err)

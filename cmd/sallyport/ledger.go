@@ -160,6 +160,10 @@ ledger in full: they stay as the database has them, and come from a backup.`,
 			if done.Unreadable > 0 {
 				text += fmt.Sprintf("%d further events cannot be read, because their keys were destroyed\n", done.Unreadable)
 			}
+			if done.NoAdministrator {
+				text += "Nobody can come in yet: the database holds no administrator. Put people and projects back from a backup, or make the first one:\n" +
+					"  sallyport recover --config " + cfg.File + " --admin NAME --reason TEXT\n"
+			}
 			_, err = fmt.Fprint(s.out, text)
 			return err
 		},

@@ -143,8 +143,8 @@ func transferOf(e Event) *Transfer {
 	t := &Transfer{Operation: string(action), Time: e.Time, User: e.UserID, Session: e.Session, BytesIn: detailNumber(e, "bytes_in"),
 		BytesOut: detailNumber(e, "bytes_out"), Request: detailText(e, "request"), Project: e.Project, Server: detailText(e, "server"),
 		Node: e.Node, Sequence: e.Sequence, Status: detailText(e, "result")}
-	if t.Status == "exited" {
-		t.Status = "exit " + strconv.FormatInt(detailNumber(e, "exit_code"), 10)
+	if code := detailNumber(e, "exit_code"); t.Status == "exited" && code != Unknown {
+		t.Status = "exit " + strconv.FormatInt(code, 10)
 	}
 	switch action {
 	case ActionExec:

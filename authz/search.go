@@ -40,6 +40,7 @@ type Hit struct {
 	Text   string `json:"text"`
 	Sealed bool   `json:"sealed,omitempty"`
 	Event  string `json:"event"` // E-… of the event that tells of it
+	// Result is that of the event; of a command or transfer, how its session ended, such as "exit 1".
 	Result string `json:"result"`
 	Place  string `json:"place"` // for SearchQuery.After
 }
@@ -270,17 +271,22 @@ func (a *Authority) visibleHits(tx database.Tx, by Actor, scope sessionScope, c 
 			id   int64
 			h    Hit
 			text []byte
+			end  Session
 		)
-		if err := row.Scan(&id, &h.Kind, &h.Server, &text); err != nil {
+		if err := row.Scan(&id, &h.Kind, &h.Server, &text, &end.Result, &end.ExitCode); err != nil {
 			return err
 		}
 		h.Place = strconv.FormatInt(id, 36)
 		if err := h.fill(text); err != nil {
 			return err
 		}
+		if h.Kind == HitCommand {
+			h.Result = end.Outcome()
+		}
 		hits = append(hits, h)
 		return nil
-	}, `SELECT s.id, s.kind, s.server, (SELECT leaf FROM events e WHERE e.node = s.node AND e.sequence = s.sequence)
+	}, `SELECT s.id, s.kind, s.server, (SELECT leaf FROM events e WHERE e.node = s.node AND e.sequence = s.sequence),
+		COALESCE((SELECT result FROM sessions x WHERE x.id = s.session), ''), COALESCE((SELECT exit_code FROM sessions x WHERE x.id = s.session), 0)
 		FROM search_entries s WHERE `+f.where()+" ORDER BY s.id DESC", f.args...)
 	return hits, err
 }

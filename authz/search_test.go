@@ -58,6 +58,11 @@ func TestCommandsAndTransfersFollowFromSessions(t *testing.T) {
 			commands[0].Kind != CommandExec || commands[0].Bytes != 27 || commands[0].User != "erin" || commands[0].Server != "db1" {
 			t.Errorf("commands: %+v", commands)
 		}
+		for _, h := range w.search("odin", SearchQuery{Text: "samtools", Kinds: []string{HitCommand}}) {
+			if h.Result != "exit 3" {
+				t.Errorf("a command that failed is found as %q", h.Result)
+			}
+		}
 		transfers, err := w.Transfers(t.Context(), w.as("odin"), SessionQuery{ID: s.ID})
 		w.ok(err)
 		if len(transfers) != 1 || transfers[0].Name != commands[0].Text || transfers[0].Operation != "exec" || transfers[0].Status != "exit 3" ||

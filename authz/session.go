@@ -34,10 +34,12 @@ type Session struct {
 	EndedAt    time.Time `json:"ended_at,omitzero"`
 	// Result is "" while live, then exited, signalled, killed, right-ended, gate-stopped, state-lost, client-gone,
 	// server-gone, recording-failed, crashed.
-	Result   string `json:"result"`
-	ExitCode int    `json:"exit_code"`
-	BytesIn  int64  `json:"bytes_in"`
-	BytesOut int64  `json:"bytes_out"`
+	Result string `json:"result"`
+	// ExitCode, BytesIn and BytesOut are Unknown where a crash took them;
+	// EndedAt is then when the crash was found.
+	ExitCode int   `json:"exit_code"`
+	BytesIn  int64 `json:"bytes_in"`
+	BytesOut int64 `json:"bytes_out"`
 	// KilledBy is who ended it before its time, with their reason; "" when nobody did.
 	KilledBy   string `json:"killed_by,omitempty"`
 	KillReason string `json:"kill_reason,omitempty"`
@@ -45,9 +47,23 @@ type Session struct {
 	Head string `json:"head,omitempty"`
 }
 
+// Unknown is a number of a session that a crash took: its exit code, or how many bytes it had.
+const Unknown = -1
+
 const selectSessions = `SELECT id, number, node, connection, user_name, project, server, account, role, action, command,
 	pty, remote_addr, request, epoch, started_at, ended_at, result, exit_code, bytes_in, bytes_out, head,
 	killed_by, kill_reason FROM sessions `
+
+// Outcome is how the session ended, in a word or two; "live" while it goes on.
+func (s Session) Outcome() string {
+	switch {
+	case s.Result == "":
+		return "live"
+	case s.Result == "exited" && s.ExitCode != Unknown:
+		return "exit " + strconv.Itoa(s.ExitCode)
+	}
+	return s.Result
+}
 
 func scanSession(row database.Scanner) (Session, error) {
 	var (

@@ -20,6 +20,7 @@ import (
 // Config is what a Server is made from. Zero limits take their defaults.
 type Config struct {
 	Name      string // the gate's public name, for sentences
+	Port      int    // its public port, for the same; 0 or 22 for the usual one
 	Authority *authz.Authority
 	Recorder  *recorder.Recorder
 	Verbs     Verbs

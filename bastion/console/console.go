@@ -61,7 +61,9 @@ type Options struct {
 	Vault   *vault.Vault      // where finished recordings rest; nil: nothing is known of that
 	// Scrub re-reads all recordings; it is long, and calls progress now and then.
 	Scrub func(ctx context.Context, progress func(vault.Report)) (vault.Report, error)
-	Clock func() time.Time // nil: time.Now
+	// Warnings are sentences about the node that concern those with a site role; nil: none.
+	Warnings func() []string
+	Clock    func() time.Time // nil: time.Now
 }
 
 // Console serves the command tree. Safe for concurrent use.

@@ -113,7 +113,7 @@ func (k *call) epochLs() *cobra.Command {
 		}
 		t := table{heads: []string{"!EPOCH", "~RECIPIENT", "ADDED", "BY", "EXPIRES", "STATE"}, empty: "There are no epochs to see; without one no session of a project can start."}
 		for _, e := range epochs {
-			t.add(e.ID, e.Recipient, day(e.CreatedAt), e.CreatedBy, day(e.ExpiresAt), k.epochState(e))
+			t.add(e.ID, shorten(e.Recipient, 32), day(e.CreatedAt), e.CreatedBy, day(e.ExpiresAt), k.epochState(e))
 		}
 		t.write(k)
 		return nil

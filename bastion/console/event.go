@@ -110,6 +110,10 @@ func (t *eventsTable) addEvent(e authz.Event) {
 	if rule, _ := e.Details["rule"].(string); rule != "" && e.Result != authz.ResultOK {
 		result += " " + rule
 	}
+	// That the end could be recorded is not how the session ended.
+	if end, _ := e.Details["result"].(string); e.OpType == "session.close" && e.Result == authz.ResultOK && end != "" && end != "exited" {
+		result = end
+	}
 	cells := []string{strconv.FormatInt(e.Sequence, 10), second(e.Time), e.UserID, e.OpType, result}
 	if t.resources {
 		cells = slices.Insert(cells, 4, e.ResourceType+" "+e.ResourceID)

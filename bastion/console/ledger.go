@@ -58,7 +58,7 @@ func (k *call) checkpointVerb() *cobra.Command {
 		if since < 0 {
 			return Usagef("--since %d is no number of entries", since)
 		}
-		if since > 0 {
+		if c.Flags().Changed("since") {
 			return k.extension(since, signed)
 		}
 		if k.json {
@@ -67,7 +67,7 @@ func (k *call) checkpointVerb() *cobra.Command {
 		_, err := k.out.Write(signed)
 		return err
 	})
-	c.Flags().Int64Var(&since, "since", 0, "print also the proof that it continues the checkpoint of `N` entries, in the form of tlog-witness")
+	c.Flags().Int64Var(&since, "since", 0, "print also the proof that it continues the checkpoint of `N` entries, in the form of tlog-witness; exit code 4 if it has fewer")
 	return c
 }
 
@@ -79,14 +79,18 @@ func (k *call) extension(since int64, signed []byte) error {
 		return err
 	}
 	e := witness.Extension{Old: since, Checkpoint: signed}
-	if since < c.Size {
+	if since > 0 && since < c.Size { // all continues nothing
 		if e.Proof, err = k.Ledger.ProveConsistency(since, c.Size); err != nil {
 			return fmt.Errorf("prove: %w", err)
 		}
 	}
 	if k.json {
-		return k.printJSON(map[string]string{"extension": string(e.Format())})
+		err = k.printJSON(map[string]string{"extension": string(e.Format())})
+	} else {
+		_, err = k.out.Write(e.Format())
 	}
-	_, err = k.out.Write(e.Format())
+	if err == nil && since > c.Size {
+		return notFound("the ledger has %d entries, which cannot continue %d; what was printed is the signed evidence of that", c.Size, since)
+	}
 	return err
 }

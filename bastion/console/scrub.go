@@ -91,7 +91,7 @@ func (k *call) tellScrub(s scrubJSON) error {
 			f.add("fault", fmt.Sprintf("and %d more", more))
 		}
 	}
-	f.add("to be copied", fmt.Sprintf("%d recordings, %s", s.Backlog.Files, byteCount(s.Backlog.Bytes)))
+	f.add("to be copied", count(s.Backlog.Files, "recording")+", "+byteCount(s.Backlog.Bytes))
 	if s.Backlog.Err != nil {
 		f.add("because", Cause(s.Backlog.Err))
 	}

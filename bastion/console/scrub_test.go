@@ -50,6 +50,13 @@ func TestScrubTellsWhatIsWrong(t *testing.T) {
 	if a.code != ExitFailed || !strings.Contains(a.out, "S-01TEST: the first form: it is missing") {
 		t.Errorf("%+v", a)
 	}
+	g.console.o.Warnings = func() []string { return []string{"an alarm stands"} }
+	if out := g.must(ExitOK, "sec", "status"); !strings.Contains(out, "an alarm stands") || !strings.Contains(out, "found 1 fault;") {
+		t.Error(out)
+	}
+	if out := g.must(ExitOK, "alice", "status"); strings.Contains(out, "warning") {
+		t.Error(out)
+	}
 	if a := g.call("sec", "scrub --json", ""); a.code != ExitFailed || !strings.Contains(a.out, `"fault": "it is missing"`) {
 		t.Errorf("%+v", a)
 	}

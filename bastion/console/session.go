@@ -13,6 +13,7 @@ import (
 
 	"sallyport/authz"
 	"sallyport/internal/words"
+	"sallyport/recorder"
 )
 
 func (k *call) sessionNoun() *cobra.Command {
@@ -66,7 +67,7 @@ func (k *call) sessionLs() *cobra.Command {
 		}
 		t := table{heads: []string{"!NO", "STARTED", "LASTED", "USER", "PLACE", "ACTION", "RESULT"}, empty: "There are no sessions."}
 		for _, s := range sessions {
-			t.add(strconv.FormatInt(s.Number, 10), minute(s.StartedAt), k.lasted(s), s.User, s.Project+"/"+s.Server, string(s.Action), sessionResult(s))
+			t.add(strconv.FormatInt(s.Number, 10), minute(s.StartedAt), k.lasted(s), s.User, s.Project+"/"+s.Server, string(s.Action), s.Outcome())
 		}
 		t.write(k)
 		k.tellLimit(c, len(sessions), "--limit N gives more")
@@ -98,6 +99,9 @@ func sessionsJSON(sessions []authz.Session) []sessionJSON {
 
 func (k *call) lasted(s authz.Session) string {
 	end := s.EndedAt
+	if s.Result == recorder.ReasonCrashed {
+		return "?" // the time that the node was away is not of the session
+	}
 	if end.IsZero() {
 		end = k.now()
 	}
@@ -106,16 +110,6 @@ func (k *call) lasted(s authz.Session) string {
 		return d.Round(10 * time.Millisecond).String()
 	}
 	return d.Round(time.Second).String()
-}
-
-func sessionResult(s authz.Session) string {
-	switch s.Result {
-	case "":
-		return "live"
-	case "exited":
-		return "exit " + strconv.Itoa(s.ExitCode)
-	}
-	return s.Result
 }
 
 // findSession returns the one session that a word names: S-…, its unique beginning, or its number.
@@ -155,15 +149,26 @@ func (k *call) sessionShow() *cobra.Command {
 		f.add("connection", s.Connection)
 		f.addIf("request", s.Request)
 		f.add("started", second(s.StartedAt))
-		f.add("ended", second(s.EndedAt))
-		f.add("result", sessionResult(s))
+		if s.Result == recorder.ReasonCrashed { // when it did is sealed in the recording
+			f.add("ended", "by a crash of the node, which was found at "+second(s.EndedAt))
+		} else {
+			f.add("ended", second(s.EndedAt))
+		}
+		f.add("result", s.Outcome())
+		if s.ExitCode == authz.Unknown {
+			f.add("exit code", "not known")
+		}
 		f.addIf("ended by", s.KilledBy)
 		why, err := k.endReason(c, s)
 		if err != nil {
 			return err
 		}
 		f.addIf("reason", why)
-		f.add("bytes", byteCount(s.BytesIn)+" in, "+byteCount(s.BytesOut)+" out")
+		if s.BytesIn == authz.Unknown {
+			f.add("bytes", "not known")
+		} else {
+			f.add("bytes", byteCount(s.BytesIn)+" in, "+byteCount(s.BytesOut)+" out")
+		}
 		f.add("sealed to", s.Epoch)
 		f.addIf("recording head", s.Head)
 		f.write(k)

@@ -10,12 +10,18 @@ import (
 	"sallyport/internal/words"
 )
 
-// defaultColumns is the width of output that goes to no terminal, or to one that did not say.
+// defaultColumns is the width of a terminal that did not say its own.
 const defaultColumns = 80
+
+// noLimit is the width of output that goes to no terminal: what a file or a program gets is neither cut nor wrapped.
+const noLimit = 1 << 20
 
 // width is how many columns the output may take.
 func (k *call) width() int {
-	if k.verb.Term && k.verb.Columns >= 40 {
+	switch {
+	case !k.verb.Term:
+		return noLimit
+	case k.verb.Columns >= 40:
 		return k.verb.Columns
 	}
 	return defaultColumns

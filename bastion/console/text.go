@@ -150,8 +150,22 @@ func yesNo(b bool) string {
 	return "no"
 }
 
+// count is a number of things in words; the word for several may be given.
+func count(n int, one string, several ...string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	if len(several) > 0 {
+		return fmt.Sprintf("%d %s", n, several[0])
+	}
+	return fmt.Sprintf("%d %ss", n, one)
+}
+
 // byteCount writes a number of bytes with at most one decimal.
 func byteCount(n int64) string {
+	if n < 0 {
+		return "?" // authz.Unknown
+	}
 	if n < 1024 {
 		return fmt.Sprintf("%d B", n)
 	}

@@ -134,7 +134,7 @@ func TestRowsOfOtherPeopleCannotBeForged(t *testing.T) {
 
 func TestFactsWrapAndAreNeverCut(t *testing.T) {
 	var out bytes.Buffer
-	k := &call{out: &out}
+	k := &call{out: &out, verb: bastion.Verb{Term: true}}
 	reason := strings.Repeat("because ", 40) + "END"
 	var f facts
 	f.add("reason", quoted(reason))

@@ -34,6 +34,7 @@ import (
 
 // gate is a console over a real Authority, ledger and recorder, with people in it.
 type gate struct {
+	term      bool // lists go to a terminal that did not say its width
 	t         *testing.T
 	console   *Console
 	authority *authz.Authority
@@ -58,7 +59,7 @@ func newKey(t *testing.T) (ssh.PublicKey, ed25519.PrivateKey) {
 func newGate(t *testing.T) *gate {
 	t.Helper()
 	ctx, dir := t.Context(), t.TempDir()
-	g := &gate{t: t, keys: map[string]string{}, now: time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)}
+	g := &gate{t: t, term: true, keys: map[string]string{}, now: time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)}
 	clock := func() time.Time { return g.now }
 	_, signer := newKey(t)
 	db, err := database.Open(ctx, filepath.Join(dir, "test.db"))
@@ -152,9 +153,10 @@ func (g *gate) call(user, line, stdin string) answer {
 	by := id.Actor()
 	by.VerbOnly = true
 	var out, errOut bytes.Buffer
-	code := g.console.Run(g.t.Context(), bastion.Verb{Identity: id, Actor: by, Args: args, Stdin: strings.NewReader(stdin), Stdout: &out, Stderr: &errOut})
+	term := g.term && tabular.MatchString(line) && !strings.Contains(line, "--json")
+	code := g.console.Run(g.t.Context(), bastion.Verb{Identity: id, Actor: by, Args: args, Stdin: strings.NewReader(stdin), Stdout: &out, Stderr: &errOut, Term: term})
 	g.now = g.now.Add(time.Second)
-	if tabular.MatchString(line) && !strings.Contains(line, "--json") {
+	if term {
 		for l := range strings.Lines(out.String()) {
 			if columnsOf(strings.TrimSuffix(l, "\n")) > 80 {
 				g.t.Errorf("%s: more than 80 columns: %q", line, l)
@@ -583,6 +585,12 @@ func TestEventsAndTheirExport(t *testing.T) {
 	g.must(ExitUsage, "audrey", "ledger proof 0 1")
 	g.must(ExitUsage, "audrey", "ledger proof 3 2")
 	g.must(ExitUsage, "audrey", "ledger checkpoint --since -1")
+	if e, err := witness.ParseExtension([]byte(g.must(ExitOK, "audrey", "ledger checkpoint --since 0"))); err != nil || e.Old != 0 || len(e.Proof) != 0 {
+		t.Errorf("since nothing: %+v, %v", e, err)
+	}
+	if e, err := witness.ParseExtension([]byte(g.must(ExitNotFound, "audrey", "ledger checkpoint --since 99999"))); err != nil || e.Old != 99999 {
+		t.Errorf("since more than there is: %+v, %v", e, err)
+	}
 	g.must(ExitNotFound, "audrey", "ledger proof 1 1000000")
 	if key, err := note.NewVerifier(strings.TrimSpace(g.must(ExitOK, "audrey", "ledger key"))); err != nil || key.KeyHash() != verifier.KeyHash() {
 		t.Errorf("ledger key: %v", err)
@@ -767,5 +775,39 @@ func TestAKilledSessionTellsByWhomAndWhy(t *testing.T) {
 	g.must(ExitOK, "sec", "user unfreeze alice --reason 'laptop found'")
 	if out := closed(s, "right-ended"); !strings.Contains(out, "right-ended") || !strings.Contains(out, end[s.ID].Sentence) {
 		t.Errorf("a session that lost its right:\n%s", out)
+	}
+}
+
+func TestACrashedSessionIsNotToldAsOneThatEndedWell(t *testing.T) {
+	g := newGate(t)
+	g.project()
+	s := g.liveSession(authz.ActionShell)
+	s.Result, s.ExitCode, s.BytesIn, s.BytesOut = "crashed", authz.Unknown, authz.Unknown, authz.Unknown
+	if err := g.authority.CloseSession(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	shown := g.must(ExitOK, "alice", "session show "+s.ID)
+	for _, want := range []string{"by a crash of the node", "exit code", "not known", "crashed"} {
+		if !strings.Contains(shown, want) {
+			t.Errorf("%q is not in %s", want, shown)
+		}
+	}
+	if events := g.must(ExitOK, "alice", "event ls --op session.close"); !strings.Contains(events, "crashed") {
+		t.Errorf("events:\n%s", events)
+	}
+}
+
+func TestOutputForAFileIsNeitherCutNorWrapped(t *testing.T) {
+	g := newGate(t)
+	g.project()
+	g.term = false
+	s := g.session("alice", strings.Repeat("long ", 40))
+	if out := g.must(ExitOK, "audrey", "event ls --op session.close"); !strings.Contains(out, s.ID) || strings.Contains(out, "…") {
+		t.Errorf("a list:\n%s", out)
+	}
+	var events []authz.Event
+	g.json(ExitOK, "audrey", "event ls --op session.close", &events)
+	if out := g.must(ExitOK, "audrey", "event show "+events[0].ID); !strings.Contains(out, detailsText(events[0].Details)) {
+		t.Errorf("one event:\n%s", out)
 	}
 }

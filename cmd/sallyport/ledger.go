@@ -31,14 +31,17 @@ func rememberCheckpoint(c *cobra.Command, o *settings, s streams) {
 	var from source
 	var keyFile string
 	var newNode bool
-	c.Flags().StringVar(&from.gate, "gate", "", "USER@GATE to ask by ssh; else the node of this machine")
+	c.Flags().StringVar(&from.gate, "gate", "", "USER@GATE to ask by ssh, with --key; else the node of this machine")
 	c.Flags().StringVar(&from.ssh, "ssh", "ssh", "ssh command to ask with, with its options")
-	c.Flags().StringVar(&keyFile, "key", "", "the node's public key, a `FILE`; then the checkpoint is verified and remembered")
+	c.Flags().StringVar(&keyFile, "key", "", "the node's public key, a `FILE`; then the checkpoint is verified, compared with the one remembered here, and remembered")
 	c.Flags().BoolVar(&newNode, "new-node", false, "take the checkpoint of another node than was remembered under this key, which was set up again with its old key")
 	plain := c.RunE
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if from.gate == "" && keyFile == "" {
 			return plain(c, args) // as it always was: the node's answer, for a pipe
+		}
+		if c.Flags().Changed("since") {
+			return console.Usagef("--since is for asking the node alone; with --gate or --key the proof goes from the checkpoint that is remembered here")
 		}
 		key, err := nodeKey(o, keyFile)
 		if err != nil {
@@ -47,14 +50,30 @@ func rememberCheckpoint(c *cobra.Command, o *settings, s streams) {
 		if key == nil {
 			return console.Usagef("the node's public key is needed: --key FILE (`ssh GATE ca show node` prints it)")
 		}
+		continues := continuesWhat(key) // asked now, since it is remembered below
 		ask := func(ctx context.Context, args ...string) ([]byte, error) { return from.ask(ctx, o, s, args) }
 		signed, err := seeCheckpoint(c.Context(), ask, key, newNode, os.Getenv)
 		if err != nil {
 			return err
 		}
+		fmt.Fprintln(s.err, "sallyport: verified; "+continues)
+		if wantsJSON(c) {
+			return printJSON(s, map[string]any{"checkpoint": string(signed), "verified": true})
+		}
 		_, err = s.out.Write(signed)
 		return err
 	}
+}
+
+// continuesWhat says what a checkpoint that verified is known to continue.
+func continuesWhat(key ed25519.PublicKey) string {
+	remembered, err := ledger.Remembered(os.Getenv)
+	if err == nil {
+		if last, err := ledger.LastSeen(remembered, key); err == nil && last.Size > 0 {
+			return fmt.Sprintf("it continues the %d entries remembered here", last.Size)
+		}
+	}
+	return "nothing of this ledger was remembered here before"
 }
 
 // ask runs a verb on the gate and returns its answer.
@@ -69,10 +88,18 @@ func (f *source) ask(ctx context.Context, o *settings, s streams, args []string)
 	} else {
 		err = callNodeTo(ctx, o, args, s, file)
 	}
+	var exit remoteExit
+	if errors.As(err, &exit) && exit == console.ExitNotFound {
+		err = nil // fewer entries than asked for: the answer is the evidence of that, if there is one
+	}
 	if err = errors.Join(err, file.Close()); err != nil {
 		return nil, err
 	}
-	return readSmallFile(file.Name())
+	text, err := readSmallFile(file.Name())
+	if err == nil && len(text) == 0 && exit != 0 {
+		return nil, exit
+	}
+	return text, err
 }
 
 // seeCheckpoint asks for the checkpoint, verifies it, compares it with the one that is
@@ -140,6 +167,10 @@ ledger in full: they stay as the database has them, and come from a backup.`,
 			text := fmt.Sprintf("%d events of the ledger, %d of them new to the database; %d sessions\n", done.Events, done.Added, done.Sessions)
 			if done.Unreadable > 0 {
 				text += fmt.Sprintf("%d further events cannot be read, because their keys were destroyed\n", done.Unreadable)
+			}
+			if done.NoAdministrator {
+				text += "Nobody can come in yet: the database holds no administrator. Put people and projects back from a backup, or make the first one:\n" +
+					"  sallyport recover --config " + cfg.File + " --admin NAME --reason TEXT\n"
 			}
 			_, err = fmt.Fprint(s.out, text)
 			return err

@@ -24,7 +24,8 @@ the node does the same; this is for looking at it first, or for copying the file
 node that is not to start again.
 
 With --admin it is for the day on which no administrator can log in any more: it
-removes an administrator's second factor and makes a new invite. It needs the node's
+removes an administrator's second factor and makes a new invite. Where there is no
+administrator at all, as after a rebuild into an empty database, it makes one. It needs the node's
 files, so the node must be stopped; and it stands in the ledger for good.`,
 		Args: noWords,
 		RunE: func(c *cobra.Command, _ []string) error {

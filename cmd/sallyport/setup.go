@@ -1,8 +1,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os/user"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -62,6 +64,26 @@ func printMade(c *cobra.Command, s streams, made *node.Made, first string) error
 	return err
 }
 
+// checkConfig says whether the node would start.
+func checkConfig(c *cobra.Command, o *settings, s streams) error {
+	cfg, err := o.load()
+	if err == nil {
+		err = node.Check(cfg)
+	}
+	if wantsJSON(c) {
+		answer := map[string]any{"config": o.configPath(), "right": err == nil}
+		if err != nil {
+			answer["faults"] = strings.Split(err.Error(), "\n")
+		}
+		return errors.Join(err, printJSON(s, answer))
+	}
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(s.out, "%s is right, and its keys, policies and folders can be used\n", cfg.File)
+	return err
+}
+
 func serveVerb(o *settings, s streams) *cobra.Command {
 	var check bool
 	c := &cobra.Command{
@@ -69,15 +91,11 @@ func serveVerb(o *settings, s streams) *cobra.Command {
 		Short: "Run the node until it is told to stop",
 		Args:  noWords,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
+			if check {
+				return checkConfig(c, o, s)
+			}
 			cfg, err := o.load()
 			if err != nil {
-				return err
-			}
-			if check {
-				if err := node.Check(cfg); err != nil {
-					return err
-				}
-				_, err := fmt.Fprintf(s.out, "%s is right, and its keys can be used\n", cfg.File)
 				return err
 			}
 			n, err := node.Open(c.Context(), cfg, node.Options{Version: version()})
@@ -92,6 +110,6 @@ func serveVerb(o *settings, s streams) *cobra.Command {
 			return n.Run(c.Context())
 		},
 	}
-	c.Flags().BoolVar(&check, "check", false, "only say whether the configuration is right")
+	c.Flags().BoolVar(&check, "check", false, "only say whether the node would start with this configuration")
 	return c
 }

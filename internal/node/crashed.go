@@ -18,9 +18,12 @@ const (
 	eventMissing   = "recording.missing"   // the node found none
 )
 
-// unknownExit is the exit code of a session that had ended by itself, but
-// whose exit status is only in the sealed recording.
-const unknownExit = -1
+// What the node knows no more of a session after a crash: how its program ended
+// is only in the sealed recording, if anywhere, and nobody counted on.
+const (
+	unknownExit  = authz.Unknown
+	unknownBytes = authz.Unknown
+)
 
 // closeCrashed ends, in recordings and database, the sessions that a crash
 // left open, and sees to it that the ledger says how the recording rests of
@@ -59,6 +62,7 @@ func (n *Node) closeCrashed(ctx context.Context) (map[string]recorder.Recovered,
 // closeLeft closes a session that a crash left open, with the head of its recording.
 func (n *Node) closeLeft(ctx context.Context, s authz.Session, r recorder.Recovered) error {
 	s.Result, s.EndedAt = recorder.ReasonCrashed, n.options.Clock().UTC()
+	s.ExitCode, s.BytesIn, s.BytesOut = unknownExit, unknownBytes, unknownBytes
 	if r.Head == "" {
 		// Said first: a close without a head that nothing explains counts as tampering.
 		if err := n.tellRecovered(ctx, s, r); err != nil {
@@ -66,10 +70,7 @@ func (n *Node) closeLeft(ctx context.Context, s authz.Session, r recorder.Recove
 		}
 	} else {
 		s.Head, s.Result, s.EndedAt = r.Head, r.Reason, r.Ended
-		s.BytesIn, s.BytesOut = max(r.BytesIn, 0), max(r.BytesOut, 0)
-	}
-	if s.Result != recorder.ReasonCrashed {
-		s.ExitCode = unknownExit
+		s.BytesIn, s.BytesOut = r.BytesIn, r.BytesOut
 	}
 	n.options.Log.Warn("a crash had left a session open", "session", s.ID, "user", s.User, "result", s.Result)
 	return n.Authority.CloseSession(ctx, s)

@@ -96,11 +96,35 @@ type Node struct {
 
 // Check loads what Open would, as far as that changes nothing.
 func Check(c *config.Config) error {
-	if _, err := loadKeys(c); err != nil {
+	k, err := loadKeys(c)
+	if err != nil {
 		return err
 	}
-	_, err := nodeID(c.State)
-	return err
+	id, err := nodeID(c.State)
+	if err != nil {
+		return err
+	}
+	return errors.Join(checkWitnesses(c, id, k.node.Public().(ed25519.PublicKey)), checkSyslog(c), checkFolders(c))
+}
+
+// checkFolders looks at the folders that may be on disks of their own. The first two are made when they are missing.
+func checkFolders(c *config.Config) error {
+	var errs []error
+	for _, f := range []struct{ field, path string }{{"recording.dir", c.Recording.Dir}, {"recording.journal", c.Recording.Journal},
+		{"recording.second_dir", c.Recording.SecondDir}} {
+		if f.path == "" {
+			continue
+		}
+		info, err := os.Stat(f.path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && f.path != c.Recording.SecondDir:
+		case err != nil:
+			errs = append(errs, fmt.Errorf("%s: %w", f.field, err))
+		case !info.IsDir():
+			errs = append(errs, fmt.Errorf("%s: %s is no folder", f.field, f.path))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Open makes a node ready: everything is loaded and every address is bound,
@@ -228,7 +252,7 @@ func (n *Node) assemble(k *keys) error {
 		UserCA: n.UserCA, HostCA: n.HostCA, NodeKey: n.NodeKey,
 		// The front door is made below and asks the console; it is set before anyone is served.
 		Health: n.health,
-		Vault:  n.vault, Scrub: n.Scrub,
+		Vault:  n.vault, Scrub: n.Scrub, Warnings: n.warnings,
 		Clock: o.Clock,
 	})
 	n.registry = newRegistry(n, o.Version)
@@ -239,12 +263,20 @@ func (n *Node) assemble(k *keys) error {
 		return err
 	}
 	n.Server, err = bastion.New(bastion.Config{
-		Name: c.Name, Authority: n.Authority, Recorder: n.Recorder, Verbs: n.Console,
+		Name: c.Name, Port: port, Authority: n.Authority, Recorder: n.Recorder, Verbs: n.Console,
 		HostKeys: k.signers, UserCA: k.userCA, Profile: c.Profile, Limits: limits(c.Limits),
 		Log: o.Log, Metrics: n.registry, Dial: o.Dial, Clock: o.Clock,
 		SourceAddress: strings.Join(c.SourceAddress, ","), Ready: n.ready,
 	})
 	return err
+}
+
+// warnings are alarms that stand, as far as the console cannot know of them.
+func (n *Node) warnings() []string {
+	if w := n.vouching.warning(); w != "" {
+		return []string{w}
+	}
+	return nil
 }
 
 // ready is nil while sessions may start as far as second copies and witnesses go.

@@ -474,7 +474,8 @@ func TestASessionLeftByACrashIsClosed(t *testing.T) {
 		t.Fatalf("still open: %+v, %v", left, err)
 	}
 	closed, err := after.Authority.Sessions(ctx, authz.Actor{User: "alice"}, authz.SessionQuery{ID: s.ID})
-	if err != nil || len(closed) != 1 || closed[0].Result != "crashed" || len(closed[0].Head) != 64 || closed[0].EndedAt.IsZero() {
+	if err != nil || len(closed) != 1 || closed[0].Result != "crashed" || len(closed[0].Head) != 64 || closed[0].EndedAt.IsZero() ||
+		closed[0].ExitCode != authz.Unknown || closed[0].BytesIn != authz.Unknown || closed[0].BytesOut != authz.Unknown {
 		t.Fatalf("closed as %+v, %v", closed, err)
 	}
 }

@@ -14,10 +14,17 @@ import (
 	"sallyport/recorder/ledger"
 )
 
+// Rebuilt is what a rebuild did.
+type Rebuilt struct {
+	authz.Rebuilt
+	// NoAdministrator: nobody can come in before Recover makes a first administrator.
+	NoAdministrator bool `json:"no_administrator"`
+}
+
 // Rebuild makes the tables that only repeat what happened again from the node's
 // ledger (authz.Rebuild). The node must be stopped: what its journal holds is brought
 // into the ledger first. progress is told how many entries of how many were read.
-func Rebuild(ctx context.Context, c *config.Config, o Options, progress func(done, total int64)) (done authz.Rebuilt, err error) {
+func Rebuild(ctx context.Context, c *config.Config, o Options, progress func(done, total int64)) (done Rebuilt, err error) {
 	n := &Node{config: c, options: o.withDefaults(c)}
 	k, err := loadKeys(c)
 	if err != nil {
@@ -42,9 +49,18 @@ func Rebuild(ctx context.Context, c *config.Config, o Options, progress func(don
 		return done, err
 	}
 	items := ledger.Read(filepath.Join(c.State, "ledger"), verifier, n.Ledger.Keys())
-	done, err = authz.Rebuild(ctx, n.database, n.ID, eventTexts(items, n.Ledger.Size(), progress))
+	done.Rebuilt, err = authz.Rebuild(ctx, n.database, n.ID, eventTexts(items, n.Ledger.Size(), progress))
 	if err != nil {
 		return done, fmt.Errorf("tables from the ledger: %w", err)
+	}
+	err = n.database.Read(ctx, func(tx database.Tx) error {
+		var administrators int64
+		err := tx.QueryRow("SELECT count(*) FROM users WHERE site_role IN ($1, $2)", string(authz.SiteAdmin), string(authz.SiteSecurity)).Scan(&administrators)
+		done.NoAdministrator = administrators == 0
+		return err
+	})
+	if err != nil {
+		return done, fmt.Errorf("look for administrators: %w", err)
 	}
 	return done, nil
 }

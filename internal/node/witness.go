@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -20,6 +21,7 @@ import (
 
 	"sallyport/authz"
 	"sallyport/internal/config"
+	"sallyport/recorder/ledger"
 	"sallyport/recorder/tlog"
 	"sallyport/recorder/witness"
 )
@@ -50,6 +52,8 @@ type vouching struct {
 
 	mu    sync.Mutex // guards what follows
 	alarm string     // the sentence of the alarm that stands; "" for none
+	since time.Time  // when it began
+	told  time.Time  // when the log last had what is wrong
 	good  time.Time  // when enough last vouched for all that there was
 
 	count func(outcome string) // of a round, or "syslog " and that of a shipment
@@ -120,17 +124,9 @@ func (v *vouching) openFeeder() error {
 	if c.Policy == "" {
 		return nil
 	}
-	text, err := os.ReadFile(c.Policy)
+	policy, roots, err := witnessFiles(v.config)
 	if err != nil {
-		return fmt.Errorf("witness policy (witness.policy): %w", err)
-	}
-	policy, err := witness.ParsePolicy(text)
-	if err != nil {
-		return fmt.Errorf("witness policy (witness.policy): %w", err)
-	}
-	roots, err := authorities(c.CA)
-	if err != nil {
-		return fmt.Errorf("authority of the witnesses (witness.ca): %w", err)
+		return err
 	}
 	v.feeder, err = witness.NewFeeder(v.log, witness.FeederOptions{Policy: policy, SameHost: c.SameHost, Dial: v.dial,
 		OwnAddresses: v.ownAddresses, RootCAs: roots})
@@ -139,9 +135,52 @@ func (v *vouching) openFeeder() error {
 	}
 	// What the policy does not know would be an alarm only after the first round.
 	if _, err := policy.Check(v.log.Checkpoint()); err != nil {
-		return fmt.Errorf("witness policy (witness.policy): %w; its log line must hold this node's key, which `ledger key` prints", err)
+		return fmt.Errorf("witness policy (witness.policy): %w; %s", err, ownLogLine)
 	}
 	return nil
+}
+
+const ownLogLine = "its log line must hold this node's key, which `ledger key` prints"
+
+// witnessFiles reads what the configuration says of witnesses.
+func witnessFiles(c *config.Config) (*witness.Policy, *x509.CertPool, error) {
+	text, err := os.ReadFile(c.Witness.Policy)
+	if err != nil {
+		return nil, nil, fmt.Errorf("witness policy (witness.policy): %w", err)
+	}
+	policy, err := witness.ParsePolicy(text)
+	if err != nil {
+		return nil, nil, fmt.Errorf("witness policy (witness.policy): %w", err)
+	}
+	roots, err := authorities(c.Witness.CA)
+	if err != nil {
+		return nil, nil, fmt.Errorf("authority of the witnesses (witness.ca): %w", err)
+	}
+	return policy, roots, nil
+}
+
+// checkWitnesses says what openFeeder would find wrong, without a ledger.
+func checkWitnesses(c *config.Config, node string, key ed25519.PublicKey) error {
+	if c.Witness.Policy == "" {
+		return nil
+	}
+	policy, roots, err := witnessFiles(c)
+	if err != nil {
+		return err
+	}
+	if _, err := witness.NewFeeder(nil, witness.FeederOptions{Policy: policy, SameHost: c.Witness.SameHost, RootCAs: roots}); err != nil {
+		return fmt.Errorf("witnesses (witness): %w", err)
+	}
+	own, err := tlog.NewVerifier(ledger.OriginOf(node), key)
+	if err != nil {
+		return err
+	}
+	for _, l := range policy.Logs {
+		if l.Verifier.Name() == own.Name() && l.Verifier.KeyHash() == own.KeyHash() {
+			return nil
+		}
+	}
+	return errors.New("witness policy (witness.policy): it does not know the ledger of this node; " + ownLogLine)
 }
 
 // authorities reads PEM certificates; nil, the system's, for no path.
@@ -160,29 +199,47 @@ func authorities(path string) (*x509.CertPool, error) {
 	return pool, nil
 }
 
+// checkSyslog says what openSyslog would find wrong.
+func checkSyslog(c *config.Config) error {
+	if c.Syslog.Address == "" {
+		return nil
+	}
+	_, err := syslogTLS(c.Syslog)
+	return err
+}
+
+// syslogTLS reads what the configuration says of the log server.
+func syslogTLS(c config.Syslog) (*tls.Config, error) {
+	host, _, err := net.SplitHostPort(c.Address)
+	if err != nil {
+		return nil, fmt.Errorf("log server (syslog.address): %w", err)
+	}
+	settings := &tls.Config{ServerName: host, MinVersion: tls.VersionTLS12}
+	if settings.RootCAs, err = authorities(c.CA); err != nil {
+		return nil, fmt.Errorf("authority of the log server (syslog.ca): %w", err)
+	}
+	if c.Certificate != "" {
+		text, err := readSecret(c.Certificate)
+		if err != nil {
+			return nil, fmt.Errorf("certificate for the log server (syslog.certificate): %w", err)
+		}
+		pair, err := tls.X509KeyPair(text, text)
+		if err != nil {
+			return nil, fmt.Errorf("certificate for the log server (syslog.certificate): %w", err)
+		}
+		settings.Certificates = []tls.Certificate{pair}
+	}
+	return settings, nil
+}
+
 func (v *vouching) openSyslog() error {
 	c := v.config.Syslog
 	if c.Address == "" {
 		return nil
 	}
-	host, _, err := net.SplitHostPort(c.Address)
+	settings, err := syslogTLS(c)
 	if err != nil {
-		return fmt.Errorf("log server (syslog.address): %w", err)
-	}
-	settings := &tls.Config{ServerName: host, MinVersion: tls.VersionTLS12}
-	if settings.RootCAs, err = authorities(c.CA); err != nil {
-		return fmt.Errorf("authority of the log server (syslog.ca): %w", err)
-	}
-	if c.Certificate != "" {
-		text, err := readSecret(c.Certificate)
-		if err != nil {
-			return fmt.Errorf("certificate for the log server (syslog.certificate): %w", err)
-		}
-		pair, err := tls.X509KeyPair(text, text)
-		if err != nil {
-			return fmt.Errorf("certificate for the log server (syslog.certificate): %w", err)
-		}
-		settings.Certificates = []tls.Certificate{pair}
+		return err
 	}
 	dial := func(ctx context.Context) (net.Conn, error) {
 		conn, err := v.dial(ctx, "tcp", c.Address)
@@ -238,72 +295,90 @@ func (v *vouching) feed(ctx context.Context) {
 	fed, err := v.feeder.Feed(ctx)
 	if err != nil {
 		v.count("failed")
-		v.logger.Error("the witnesses could not be asked", "error", err)
-		v.judge(ctx, "", nil)
+		v.judge(ctx, "", []string{"the witnesses could not be asked: " + err.Error()})
 		return
 	}
 	if refused := fed.Alarm(); refused != nil {
 		v.count("refused")
-		v.judge(ctx, "A witness says that the ledger of this node is not the one it knows.", refused)
+		v.judge(ctx, "A witness says that the ledger of this node is not the one it knows.", reasons(fed))
 		return
 	}
 	if !fed.Verdict.Enough {
 		v.count("few")
-		v.logger.Warn("not enough witnesses cosigned the ledger", "cosigned", fed.Verdict.Cosigned, "failed", reasons(fed.Failed),
-			"count_as_none", fed.Verdict.Ignored)
-		v.judge(ctx, "", nil)
+		v.judge(ctx, "", reasons(fed))
 		return
 	}
 	if err := v.log.StoreCosigned(fed.Signed); err != nil {
 		v.count("failed")
-		v.logger.Error("the cosigned checkpoint could not be kept", "error", err)
-		v.judge(ctx, "", nil)
+		v.judge(ctx, "", []string{"the cosigned checkpoint could not be kept: " + err.Error()})
 		return
 	}
 	v.count("enough")
 	v.mu.Lock()
 	v.good = v.clock()
-	over := v.alarm
-	v.alarm = ""
+	over, since, told := v.alarm, v.since, v.told
+	v.alarm, v.told = "", time.Time{}
 	v.mu.Unlock()
+	if !told.IsZero() {
+		v.logger.Info("enough witnesses cosign the ledger again", "witnesses", fed.Verdict.Cosigned)
+	}
 	if over != "" {
-		v.event(ctx, "witness.restored", authz.ResultOK, map[string]any{"size": fed.Verdict.Checkpoint.Size, "witnesses": fed.Verdict.Cosigned})
+		v.event(ctx, "witness.restored", authz.ResultOK, map[string]any{"size": fed.Verdict.Checkpoint.Size, "witnesses": fed.Verdict.Cosigned,
+			"alarm_since": since.UTC().Format(time.RFC3339)})
 	}
 }
 
-func reasons(failed map[string]error) []string {
+// reasons are why each witness that did not count did not, by name.
+func reasons(fed *witness.Fed) []string {
 	var all []string
-	for _, name := range slices.Sorted(maps.Keys(failed)) {
-		all = append(all, name+": "+failed[name].Error())
+	for _, name := range slices.Sorted(maps.Keys(fed.Failed)) {
+		all = append(all, name+": "+fed.Failed[name].Error())
+	}
+	for _, name := range slices.Sorted(maps.Keys(fed.Verdict.Ignored)) {
+		all = append(all, name+": it counts as none, because "+fed.Verdict.Ignored[name])
 	}
 	return all
 }
 
+// tellAgain is how often the log has the same trouble once more.
+const tellAgain = time.Hour
+
 // judge raises an alarm: the given one, or that witnesses have been too few for
-// too long. One that stands already is logged again and is no new event.
-func (v *vouching) judge(ctx context.Context, alarm string, cause error) {
-	after := v.config.Witness.AlarmAfter
+// too long. The log has it when it begins and then each hour; one that stands already
+// is no new event.
+func (v *vouching) judge(ctx context.Context, alarm string, why []string) {
+	after, now := v.config.Witness.AlarmAfter, v.clock()
 	v.mu.Lock()
 	op := "witness.refused"
-	if alarm == "" && v.clock().Sub(v.good) >= after {
+	if alarm == "" && now.Sub(v.good) >= after {
 		op, alarm = "witness.missing", fmt.Sprintf("For %s not enough witnesses have cosigned the ledger of this node.", after)
 	}
 	stands := v.alarm
 	// That the ledger is another one is worse than that nobody looked at it.
 	if alarm == "" || stands != "" && op == "witness.missing" {
 		alarm = stands
-	} else {
-		v.alarm = alarm
+	} else if v.alarm = alarm; stands == "" {
+		v.since = now
+	}
+	tell := alarm != stands || v.told.IsZero() || now.Sub(v.told) >= tellAgain
+	if tell {
+		v.told = now
 	}
 	v.mu.Unlock()
-	if alarm == "" {
-		return
+	var because []any
+	if len(why) > 0 {
+		because = []any{"why", why}
 	}
-	v.logger.Error("ALARM: "+alarm, "cause", cause)
+	switch {
+	case tell && alarm != "":
+		v.logger.Error("ALARM: "+alarm, because...)
+	case tell:
+		v.logger.Warn("not enough witnesses cosigned the ledger", because...)
+	}
 	if alarm != stands {
 		details := map[string]any{"alarm": alarm, "sessions": v.config.Witness.Alarm}
-		if cause != nil {
-			details["cause"] = cause.Error()
+		if len(why) > 0 {
+			details["cause"] = strings.Join(why, "; ")
 		}
 		v.event(ctx, op, authz.ResultFailed, details)
 	}
@@ -321,6 +396,16 @@ func (v *vouching) standing() string {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.alarm
+}
+
+// warning is the alarm that stands, and since when; "" for none.
+func (v *vouching) warning() string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.alarm == "" {
+		return ""
+	}
+	return v.alarm + " The alarm stands since " + v.since.UTC().Format("2006-01-02 15:04Z") + "."
 }
 
 // health is why no new session may begin: an alarm stands and the configuration says "refuse".

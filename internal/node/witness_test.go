@@ -73,6 +73,7 @@ type outside struct {
 	config   *config.Config
 	log      *tlog.Log
 	clock    *steppedClock
+	logged   bytes.Buffer
 	remote   bool // the witness seems to be on another host
 	registry *prometheus.Registry
 
@@ -227,7 +228,7 @@ func (o *outside) receive(conn net.Conn) {
 
 func (o *outside) open() *vouching {
 	o.t.Helper()
-	v, err := newVouching(vouchingOptions{Config: o.config, Node: "N-outside", Log: o.log, Logger: slog.New(slog.DiscardHandler), Clock: o.clock.Now,
+	v, err := newVouching(vouchingOptions{Config: o.config, Node: "N-outside", Log: o.log, Logger: slog.New(slog.NewJSONHandler(&o.logged, nil)), Clock: o.clock.Now,
 		Registry: o.registry,
 		Tell: func(_ context.Context, e authz.Event) error {
 			o.mu.Lock()
@@ -342,6 +343,21 @@ func TestPromise4_AWitnessOnThisHostCountsAsNone(t *testing.T) {
 	v.feed(t.Context())
 	if o.told() != "witness.missing failed" || v.health() == nil {
 		t.Fatalf("events %q, health %v", o.told(), v.health())
+	}
+	if cause, _ := o.events[0].Details["cause"].(string); !strings.HasPrefix(cause, "w: ") || !strings.Contains(v.warning(), "stands since") {
+		t.Errorf("the alarm says %v; status says %q", o.events[0].Details, v.warning())
+	}
+	for range 10 {
+		v.feed(t.Context())
+	}
+	// At first, at the alarm, and each hour.
+	if told := o.logged.String(); strings.Count(told, "\n") != 2 || strings.Contains(told, "null") || !strings.Contains(told, "w: it counts as none") {
+		t.Errorf("the log:\n%s", told)
+	}
+	o.clock.step(time.Hour)
+	v.feed(t.Context())
+	if told := o.logged.String(); strings.Count(told, "\n") != 3 {
+		t.Errorf("the log after an hour:\n%s", told)
 	}
 	o.config.Witness.Alarm = config.AlarmTell
 	if v.health() != nil {

@@ -10,6 +10,7 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"sallyport/recorder/trec"
@@ -37,7 +38,7 @@ const (
 
 // Finding is one form that is not as the ledger says.
 type Finding struct {
-	Session string `json:"session"`
+	Session string `json:"session"` // "" for the folder of a form as a whole
 	Form    Form   `json:"form"`
 	Fault   string `json:"fault"`          // what is wrong
 	Good    Form   `json:"good,omitempty"` // the form that is whole; "" when none is
@@ -45,6 +46,9 @@ type Finding struct {
 
 // String is the finding as people read it.
 func (f Finding) String() string {
+	if f.Session == "" {
+		return fmt.Sprintf("the %s form of all: %s", f.Form, f.Fault)
+	}
 	if f.Good == "" {
 		return fmt.Sprintf("%s: the %s form: %s; no form of it is whole", f.Session, f.Form, f.Fault)
 	}
@@ -182,12 +186,14 @@ func (v *Vault) scrub(ctx context.Context, from Source, progress func(Report)) (
 // scrubOne checks the forms of one recording. Its error is that of ctx.
 func (v *Vault) scrubOne(ctx context.Context, pace *pace, e Expected, r *Report) error {
 	forms := []Form{First}
-	if v.o.Second != "" {
-		if v.copiedOnce(e.Session) {
-			forms = append(forms, Second)
-		} else {
-			r.Waiting++
-		}
+	switch {
+	case v.o.Second == "":
+	case !v.copiedOnce(e.Session):
+		r.Waiting++
+	case v.second() != nil:
+		v.noSecond(r) // each recording of it would be missing
+	default:
+		forms = append(forms, Second)
 	}
 	var good Form
 	faults := map[Form]string{}
@@ -212,6 +218,17 @@ func (v *Vault) scrubOne(ctx context.Context, pace *pace, e Expected, r *Report)
 		}
 	}
 	return nil
+}
+
+// noSecond is one fault for the whole second folder, and once in a scrub.
+func (v *Vault) noSecond(r *Report) {
+	f := Finding{Form: Second, Fault: ErrNoSecond.Error()}
+	if slices.Contains(r.Findings, f) {
+		return
+	}
+	v.o.Log.Error("the second form of recordings was not looked at", "error", ErrNoSecond)
+	r.Faults++
+	r.Findings = append([]Finding{f}, r.Findings[:min(len(r.Findings), maxFindings-1)]...)
 }
 
 func (v *Vault) copiedOnce(session string) bool {

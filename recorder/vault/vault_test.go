@@ -353,6 +353,7 @@ func TestNothingIsRepairedSilently(t *testing.T) {
 func TestASecondDiskThatIsNotMounted(t *testing.T) {
 	s := newStore(t)
 	s.record(false)
+	s.record(false)
 	must(t, s.CopyAll(t.Context()))
 	away := s.o.Second + ".away"
 	must(t, os.Rename(s.o.Second, away))
@@ -361,6 +362,9 @@ func TestASecondDiskThatIsNotMounted(t *testing.T) {
 	if b := s.Backlog(); b.Faulty != 0 || !errors.Is(b.Err, ErrNoSecond) {
 		t.Errorf("backlog %+v", b)
 	}
+	if r := s.scrub(); r.Faults != 1 || len(r.Findings) != 1 || !strings.Contains(r.Findings[0].String(), "is its disk mounted?") {
+		t.Errorf("scrubbed without the disk: %+v", r)
+	}
 	s.record(false)
 	if err := s.CopyAll(t.Context()); !errors.Is(err, ErrNoSecond) || len(s.left()) != 0 {
 		t.Errorf("copied to the mount point: %v, %v", err, s.left())
@@ -368,7 +372,7 @@ func TestASecondDiskThatIsNotMounted(t *testing.T) {
 	must(t, os.Remove(s.o.Second))
 	must(t, os.Rename(away, s.o.Second))
 	must(t, s.CopyAll(t.Context()))
-	if len(s.left()) != 2 {
+	if len(s.left()) != 3 {
 		t.Errorf("copied %v", s.left())
 	}
 	same := s.o

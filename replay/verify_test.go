@@ -330,6 +330,18 @@ func TestReceiptsAndCheckpoints(t *testing.T) {
 	if r := s.verify(t, files); !r.Intact || r.Ledger.Known != 2 {
 		t.Errorf("%s", r.Text())
 	}
+	// The whole line that a person copied, against the recording that it is of and another.
+	for session, fits := range map[string]bool{"S-2": true, "S-1": false} {
+		one := replay.NodeFiles{Ledger: files.Ledger, Copies: []string{filepath.Join(s.recordings(), session+replay.Extension)}, Key: s.key,
+			Receipts: []string{"receipt: " + receipt}}
+		r := s.verify(t, one)
+		if r.Intact != fits || has(found(r), replay.CodeReceipt) == fits {
+			t.Errorf("the receipt of S-2 against %s: %s", session, r.Text())
+		}
+		if want := (replay.ReceiptReport{Session: "S-2", Entry: index, Entries: index + 1, Fits: true}); len(r.Receipts) != 1 || r.Receipts[0] != want {
+			t.Errorf("%+v, wanted %+v", r.Receipts, want)
+		}
+	}
 	// The same sessions, told anew from another first entry on.
 	again := slices.Clone(s.entries)
 	again = append([][]byte{tlog.Commit(tlog.Salt{}, []byte("inserted"))}, again...)

@@ -58,8 +58,10 @@ type ledgerView struct {
 	findings []Finding
 	others   []string // ledgers under the same key that are remembered, when this one is not
 	receipts []*tlog.Receipt
-	seen     []bool          // receipts whose entry is as they say
-	wanted   map[string]bool // sessions whose leaves are kept
+	seen     []bool // receipts whose entry is as they say
+	// receiptOf are the sessions whose end the receipts are of.
+	receiptOf []string
+	wanted    map[string]bool // sessions whose leaves are kept
 }
 
 const maxEntryFindings = 100
@@ -167,7 +169,7 @@ func (l *ledgerView) known(files *NodeFiles) ([]tlog.Checkpoint, error) {
 		if _, err := r.Checkpoint(l.verifier); err != nil {
 			return nil, fmt.Errorf("receipt %d of those given: %w", i+1, err)
 		}
-		l.receipts, l.seen = append(l.receipts, r), append(l.seen, false)
+		l.receipts, l.seen, l.receiptOf = append(l.receipts, r), append(l.seen, false), append(l.receiptOf, "")
 		all = append(all, tlog.Checkpoint{Origin: r.Origin, Size: r.Size, Root: r.Root})
 	}
 	if files.Remembered != nil {
@@ -205,10 +207,15 @@ func readCosigned(dir string) ([]byte, error) {
 
 // visit takes one entry. Every byte of it is hostile until the whole ledger verifies.
 func (l *ledgerView) visit(index int64, entry []byte) {
-	for i, r := range l.receipts {
-		l.seen[i] = l.seen[i] || (r.Index == index && r.Leaf == tlog.LeafHash(entry))
-	}
 	item, err := ledger.ParseEntry(index, entry)
+	for i, r := range l.receipts {
+		if r.Index == index && r.Leaf == tlog.LeafHash(entry) {
+			l.seen[i] = true
+			if err == nil && item.Leaf != nil {
+				l.receiptOf[i] = item.Leaf.Session
+			}
+		}
+	}
 	if err != nil {
 		l.entry(index, CodeVersion, err.Error()+": it was written by a newer version of this software, or by somebody else who holds the node's key")
 		return

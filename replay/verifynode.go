@@ -52,16 +52,25 @@ type NodeFiles struct {
 
 // NodeReport is what verification found in all files of a node.
 type NodeReport struct {
-	Node       string       `json:"node"`
-	Intact     bool         `json:"intact"`
-	Entries    int64        `json:"entries"` // of the ledger that verify
-	Sessions   int          `json:"sessions"`
-	Root       string       `json:"root"`             // hex, at the published checkpoint
-	Ledger     *tlog.Report `json:"ledger,omitempty"` // its problems stand in findings, too
-	Remembered int64        `json:"remembered"`       // entries of the remembered checkpoint that it was held against; -1: there was none
-	Witnessed  *Witnessed   `json:"witnessed,omitempty"`
-	Recordings []Report     `json:"recordings"`
-	Findings   []Finding    `json:"findings,omitempty"` // about the ledger, and files against it
+	Node       string          `json:"node"`
+	Intact     bool            `json:"intact"`
+	Entries    int64           `json:"entries"` // of the ledger that verify
+	Sessions   int             `json:"sessions"`
+	Root       string          `json:"root"`             // hex, at the published checkpoint
+	Ledger     *tlog.Report    `json:"ledger,omitempty"` // its problems stand in findings, too
+	Remembered int64           `json:"remembered"`       // entries of the remembered checkpoint that it was held against; -1: there was none
+	Witnessed  *Witnessed      `json:"witnessed,omitempty"`
+	Receipts   []ReceiptReport `json:"receipts,omitempty"`
+	Recordings []Report        `json:"recordings"`
+	Findings   []Finding       `json:"findings,omitempty"` // about the ledger, and files against it
+}
+
+// ReceiptReport says what became of a receipt that somebody was shown.
+type ReceiptReport struct {
+	Session string `json:"session,omitempty"` // whose end it is of
+	Entry   int64  `json:"entry"`
+	Entries int64  `json:"entries"` // of the ledger, when it was shown
+	Fits    bool   `json:"fits"`
 }
 
 // Witnessed says what the witnesses of the policy vouch for.
@@ -94,6 +103,11 @@ func (n NodeReport) Text() string {
 	}
 	if w := n.Witnessed; w != nil {
 		fmt.Fprintf(&b, "ledger: %d entries cosigned by %s\n", w.Entries, onOneLine(strings.Join(w.By, ", ")))
+	}
+	for i, r := range n.Receipts {
+		if r.Fits {
+			fmt.Fprintf(&b, "receipt %d: fits: it is of the end of session %s, entry %d, shown when the ledger had %d entries\n", i+1, onOneLine(r.Session), r.Entry, r.Entries)
+		}
 	}
 	for _, r := range n.Recordings {
 		b.WriteString(r.Text())

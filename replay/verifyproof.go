@@ -19,6 +19,12 @@ import (
 func (c *nodeCheck) vouched() error {
 	l := c.view
 	for i, r := range l.receipts {
+		fits := l.seen[i] && l.sound()
+		c.report.Receipts = append(c.report.Receipts, ReceiptReport{Session: l.receiptOf[i], Entry: r.Index, Entries: r.Size, Fits: fits})
+		if fits && c.otherThanAsked(l.receiptOf[i]) {
+			c.report.add(Finding{File: tlog.CheckpointFile, Code: CodeReceipt, Segment: -1, Entry: r.Index, Offset: -1, Broken: true,
+				Text: fmt.Sprintf("the receipt is of session %s, not of this recording", l.receiptOf[i])})
+		}
 		if !l.seen[i] && l.sound() {
 			c.report.add(Finding{File: tlog.CheckpointFile, Code: CodeReceipt, Segment: -1, Entry: r.Index, Offset: -1, Broken: true,
 				Text: "the entry is not the one of the receipt: it was rewritten after the person was shown it"})
@@ -54,6 +60,11 @@ func (c *nodeCheck) vouched() error {
 				v.Checkpoint.Size, l.report.Size+l.report.Tail-1)})
 	}
 	return nil
+}
+
+// otherThanAsked reports whether one recording is verified, and a receipt is of another session.
+func (c *nodeCheck) otherThanAsked(session string) bool {
+	return len(c.files.Copies) == 1 && len(c.files.Recordings) == 0 && len(c.report.Recordings) == 1 && c.report.Recordings[0].Session != session
 }
 
 // remember keeps the newest checkpoint, if all is well. When the ledger

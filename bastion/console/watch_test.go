@@ -174,7 +174,7 @@ func TestPromise2_SessionWatchEndsWithTheRight(t *testing.T) {
 	s := g.liveSession(authz.ActionShell)
 	feed, next := make(chan trec.Entry), make(chan struct{}, 10)
 	closed := false
-	g.console.o.Follow = func(string) (View, error) {
+	g.console.o.Follow = func(context.Context, string) (View, error) {
 		return View{Columns: 80, Rows: 24, Snapshot: []byte("now "), Close: func() { closed = true }, Next: func(ctx context.Context) (trec.Entry, error) {
 			next <- struct{}{}
 			select {

@@ -64,7 +64,7 @@ func (c *nodeCheck) vouched() error {
 
 // otherThanAsked reports whether one recording is verified, and a receipt is of another session.
 func (c *nodeCheck) otherThanAsked(session string) bool {
-	return len(c.files.Copies) == 1 && len(c.files.Recordings) == 0 && len(c.report.Recordings) == 1 && c.report.Recordings[0].Session != session
+	return len(c.files.Copies) == 1 && len(c.files.Recordings) == 0 && len(c.all) == 1 && c.all[0].report.Session != session
 }
 
 // remember keeps the newest checkpoint, if all is well. When the ledger

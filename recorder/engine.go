@@ -98,7 +98,7 @@ func (r *Recorder) openStores() error {
 	r.journal, err = journal.Open(journal.Options{
 		Dir: o.JournalDir, Node: o.Node, Mode: o.Mode, FileSize: o.JournalSize, MaxFiles: o.JournalFiles, Reserve: o.Reserve,
 		MinFree: o.MinFree, MaxPending: o.MaxPending, WarnAfter: o.WarnAfter, FailAfter: o.FailAfter,
-		Clock: o.Clock, Random: o.Random, Log: o.Log, Order: m.order, Used: r.used,
+		Clock: o.Clock, Random: o.Random, Log: o.Log, Order: m.order, Used: r.used, Damaged: o.Damaged,
 	}, m.visit)
 	if err = errors.Join(err, m.close()); err != nil {
 		if r.journal != nil {

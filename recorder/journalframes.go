@@ -113,7 +113,8 @@ type movedFrames struct {
 	info   trec.MovedInfo
 	prefix []byte
 	first  journal.Position
-	chain  [16]byte // before the first frame, then behind the last
+	last   journal.Position // of the frame added or passed last
+	chain  [16]byte         // before the first frame, then behind the last
 	m      trec.Moved
 }
 
@@ -123,9 +124,10 @@ func newMovedFrames(r *journal.Remains, segment uint32) *movedFrames {
 		prefix: encodeOpening(&r.Opening), chain: r.Chain}
 }
 
-// fits reports whether another frame goes into the same segment.
-func (b *movedFrames) fits(raw []byte) bool {
-	return b.m.Count == 0 || len(b.m.Opaque)+len(raw) <= trec.MaxMoved && b.m.Count < 1<<24-1
+// fits reports whether another frame goes into the same segment. One that does not
+// follow on the last does not: frames between them were lost with a damaged place.
+func (b *movedFrames) fits(f journal.SealedFrame) bool {
+	return b.m.Count == 0 || f.Position == b.last+1 && len(b.m.Opaque)+len(f.Raw) <= trec.MaxMoved && b.m.Count < 1<<24-1
 }
 
 // add takes a frame; at is when the first one was moved, since its own time is sealed.
@@ -141,7 +143,7 @@ func (b *movedFrames) add(f journal.SealedFrame, at time.Time) {
 }
 
 // pass goes on behind a frame that is not taken.
-func (b *movedFrames) pass(f journal.SealedFrame) { b.chain = f.Tag() }
+func (b *movedFrames) pass(f journal.SealedFrame) { b.chain, b.last = f.Tag(), f.Position }
 
 // take hands over what was collected, and begins anew.
 func (b *movedFrames) take() trec.Moved {

@@ -195,6 +195,7 @@ func (m *mover) move(r *journal.Remains, note streamNote) error {
 		return err
 	}
 	next := m.state.Next
+	var lost error
 	for f, err := range r.Frames() {
 		if err != nil {
 			return err
@@ -205,15 +206,23 @@ func (m *mover) move(r *journal.Remains, note streamNote) error {
 			continue
 		}
 		if position > next {
-			return fmt.Errorf("frame %d of session %s is missing", next, note.Session)
+			if lost = fmt.Errorf("frame %d of session %s is missing", next, note.Session); r.Damaged {
+				break // as Options.Damaged allowed
+			}
+			return lost
 		}
-		if !frames.fits(f.Raw) {
+		if !frames.fits(f) {
 			if err := put(); err != nil {
 				return err
 			}
 		}
 		frames.add(f, m.r.o.Clock())
 		next++
+	}
+	if lost != nil {
+		if err := m.setAside(r, lost); err != nil {
+			return err
+		}
 	}
 	if err := put(); err != nil {
 		return err
@@ -305,7 +314,7 @@ func writeAside(path string, r *journal.Remains, note streamNote, clock clock) (
 		if err = errors.Join(err, ferr); err != nil {
 			break
 		}
-		if !frames.fits(one.Raw) {
+		if !frames.fits(one) {
 			if err = put(note.Base+Position(frames.first), frames.take()); err != nil {
 				break
 			}

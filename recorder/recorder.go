@@ -150,6 +150,10 @@ type Options struct {
 	// A slower disk fails the recording; if it is the journal's, all of them.
 	WarnAfter, FailAfter time.Duration
 
+	// Damaged is asked about each damaged place of the journal (journal.Options.Damaged);
+	// nil: Open fails with the *journal.DamageError.
+	Damaged func(*journal.DamageError) error
+
 	// Finished hears of each recording once its end is signed and in the ledger.
 	// It must not wait. nil: nobody does.
 	Finished func(session string)

@@ -15,6 +15,7 @@ import (
 
 func recoverVerb(o *settings, s streams) *cobra.Command {
 	var admin, reason string
+	var acceptDamage bool
 	c := &cobra.Command{
 		Use:   "recover",
 		Short: "Put right what a crash left, or let an administrator in who lost the second factor; the node must be stopped",
@@ -22,6 +23,11 @@ func recoverVerb(o *settings, s streams) *cobra.Command {
 belongs, ends the recordings that it left open, and says what it did. A start of
 the node does the same; this is for looking at it first, or for copying the files of a
 node that is not to start again.
+
+When a start refuses because the journal is damaged, --accept-damage saves what can be
+read on both sides of the damaged place and keeps the file as .journal.damaged. What stood
+in that place is lost, and the ledger says for good that it was accepted. Copy the
+journal's folder for the auditors before. A loss in the ledger itself is not accepted.
 
 With --admin it is for the day on which no administrator can log in any more: it
 removes an administrator's second factor and makes a new invite. Where there is no
@@ -32,12 +38,15 @@ files, so the node must be stopped; and it stands in the ledger for good.`,
 			if (admin == "") != (reason == "") {
 				return console.Usagef("--admin and --reason go together")
 			}
+			if acceptDamage && admin != "" {
+				return console.Usagef("--accept-damage and --admin do not go together")
+			}
 			cfg, err := o.load()
 			if err != nil {
 				return err
 			}
 			if admin == "" {
-				done, err := node.RecoverStores(c.Context(), cfg, node.Options{Version: version()})
+				done, err := node.RecoverStores(c.Context(), cfg, node.Options{Version: version(), AcceptDamage: acceptDamage})
 				if err != nil {
 					return err
 				}
@@ -50,6 +59,7 @@ files, so the node must be stopped; and it stands in the ledger for good.`,
 			return printMade(c, s, made, "The second factor of "+made.Admin+" is removed, and the ledger says so. Start the node again.")
 		},
 	}
+	c.Flags().BoolVar(&acceptDamage, "accept-damage", false, "go on over damaged places of the journal; the damaged files are kept")
 	c.Flags().StringVar(&admin, "admin", "", "user name of the administrator to let in")
 	c.Flags().StringVar(&reason, "reason", "", "why; it stands in the ledger (with --admin)")
 	return c
@@ -61,7 +71,7 @@ func printRestored(c *cobra.Command, s streams, done *node.Restored) error {
 		return printJSON(s, done)
 	}
 	var b strings.Builder
-	if len(done.Frames) == 0 && len(done.Aside) == 0 && len(done.Sessions) == 0 && !done.Ledger {
+	if len(done.Frames) == 0 && len(done.Aside) == 0 && len(done.Sessions) == 0 && len(done.Damaged) == 0 && !done.Ledger {
 		b.WriteString("nothing was left open: journal, recordings and ledger are as an orderly stop leaves them\n")
 	}
 	if done.Ledger {
@@ -75,6 +85,9 @@ func printRestored(c *cobra.Command, s streams, done *node.Restored) error {
 	}
 	for _, name := range done.Aside {
 		fmt.Fprintf(&b, "%s: frames that no recording could take were set aside under this name, beside the recordings\n", name)
+	}
+	for _, name := range done.Damaged {
+		fmt.Fprintf(&b, "%s: this file of the journal is damaged and kept under this name, in the journal's folder; the ledger says so\n", name)
 	}
 	_, err := fmt.Fprint(s.out, b.String())
 	return err

@@ -47,6 +47,9 @@ type Options struct {
 	Clock   func() time.Time                                                     // nil: time.Now
 	Random  io.Reader                                                            // nil: crypto/rand
 	Dial    func(ctx context.Context, network, address string) (net.Conn, error) // nil: net.Dialer
+
+	// AcceptDamage makes RecoverStores read on behind damaged places of the journal.
+	AcceptDamage bool
 }
 
 func (o Options) withDefaults(c *config.Config) Options {
@@ -88,6 +91,7 @@ type Node struct {
 	vouching *vouching // who on other hosts sees the ledger
 	vault    *vault.Vault
 	scrubs   *scrubMetrics
+	damage   []*journal.DamageError // accepted, of the journal
 
 	ssh     net.Listener
 	local   *net.UnixListener
@@ -143,6 +147,9 @@ func (n *Node) open(ctx context.Context) error {
 		return err
 	}
 	if _, err := n.closeCrashed(ctx); err != nil {
+		return err
+	}
+	if _, err := n.tellDamage(ctx); err != nil {
 		return err
 	}
 	if err := n.openVault(); err != nil {
@@ -202,10 +209,15 @@ func (n *Node) openRecorder(k *keys) (*recorder.Recorder, error) {
 	if c.Recording.Mode == config.ModeWritten {
 		mode = journal.Written
 	}
+	var damaged func(*journal.DamageError) error
+	if o.AcceptDamage {
+		damaged = n.acceptDamage
+	}
 	r, err := recorder.Open(recorder.Options{
 		Dir: c.Recording.Dir, Node: n.ID, Signer: k.node, MinFree: int64(c.Recording.MinFree),
 		JournalDir: c.Recording.Journal, Mode: mode, JournalSize: int64(c.Recording.JournalSize), JournalFiles: c.Recording.JournalFiles,
 		LedgerDir: filepath.Join(c.State, "ledger"), LedgerKeys: filepath.Join(c.State, "ledger-keys"), Secret: secret,
+		Damaged: damaged,
 		// The vault is opened after what a crash left is closed, and before anyone is served.
 		Finished: func(session string) { n.vault.Finished(session) },
 		Clock:    o.Clock, Random: o.Random, Log: o.Log,
@@ -214,7 +226,7 @@ func (n *Node) openRecorder(k *keys) (*recorder.Recorder, error) {
 		return nil, fmt.Errorf("the journal in %s is in use: the node runs already; stop it first", c.Recording.Journal)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open what the node records: %w", err)
+		return nil, fmt.Errorf("open what the node records: %w", refusedDamage(err))
 	}
 	return r, nil
 }

@@ -12,9 +12,10 @@ import (
 // Restored says what RecoverStores did.
 type Restored struct {
 	Node     string            `json:"node"`
-	Ledger   bool              `json:"ledger"` // entries were brought from the journal into the ledger
-	Frames   map[string]uint64 `json:"frames"` // by session: moved, still sealed, into its recording
-	Aside    []string          `json:"aside"`  // files with frames that no recording could take
+	Ledger   bool              `json:"ledger"`  // entries were brought from the journal into the ledger
+	Frames   map[string]uint64 `json:"frames"`  // by session: moved, still sealed, into its recording
+	Aside    []string          `json:"aside"`   // files with frames that no recording could take
+	Damaged  []string          `json:"damaged"` // files of the journal that are kept because they are damaged
 	Sessions []RestoredSession `json:"sessions"`
 }
 
@@ -27,7 +28,8 @@ type RestoredSession struct {
 
 // RecoverStores does with the files of a stopped node what a start does first: it
 // brings what a crash left in the journal to where it belongs, and ends the
-// recordings and sessions that it left open.
+// recordings and sessions that it left open. With Options.AcceptDamage it does so over
+// damaged places of the journal, where a start refuses.
 func RecoverStores(ctx context.Context, c *config.Config, o Options) (done *Restored, err error) {
 	n := &Node{config: c, options: o.withDefaults(c)}
 	defer func() { err = errors.Join(err, n.Close()) }()
@@ -38,8 +40,12 @@ func RecoverStores(ctx context.Context, c *config.Config, o Options) (done *Rest
 	if err != nil {
 		return nil, err
 	}
+	damaged, err := n.tellDamage(ctx)
+	if err != nil {
+		return nil, err
+	}
 	moved := n.Recorder.Moved()
-	done = &Restored{Node: n.ID, Ledger: moved.Ledger, Frames: moved.Sessions, Aside: moved.Aside, Sessions: []RestoredSession{}}
+	done = &Restored{Node: n.ID, Ledger: moved.Ledger, Frames: moved.Sessions, Aside: moved.Aside, Damaged: damaged, Sessions: []RestoredSession{}}
 	for session, r := range recovered {
 		done.Sessions = append(done.Sessions, RestoredSession{Session: session, Reason: r.Reason, Head: r.Head})
 	}

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"sallyport/recorder/journal"
 	"sallyport/recorder/ledger"
@@ -34,11 +35,14 @@ type Recorder struct {
 	stop     chan struct{} // closed by Close
 	watching sync.WaitGroup
 
-	mu     sync.Mutex // guards what follows
-	open   map[string]*Recording
-	failed chan struct{} // closed when err is set by a failure
-	err    error
-	closed bool
+	mu   sync.Mutex // guards what follows
+	open map[string]*Recording
+	held []*Recording // ended, with frames that only the journal has
+	// lettingGo is closed when a move of frames that are held is over; nil: none runs.
+	lettingGo chan struct{}
+	failed    chan struct{} // closed when err is set by a failure
+	err       error
+	closed    bool
 }
 
 // recordingSuffix ends the name of a recording.
@@ -143,11 +147,16 @@ func (r *Recorder) probe() error {
 	return err
 }
 
-// watch ends everything when the journal or the ledger has failed, and makes
-// sealers hasten while the journal fills up.
+// watch ends everything when the journal or the ledger has failed, makes sealers hasten
+// while the journal fills up, and has frames moved that nobody seals any more.
 func (r *Recorder) watch() {
+	again := time.NewTicker(r.o.FailAfter)
+	defer again.Stop()
 	for {
 		select {
+		case <-again.C:
+			r.letGo()
+			continue
 		case <-r.hasten:
 			r.mu.Lock()
 			for _, rec := range r.open {
@@ -157,6 +166,7 @@ func (r *Recorder) watch() {
 			if r.settling.CompareAndSwap(false, true) {
 				r.watching.Go(r.settle)
 			}
+			r.letGo()
 			continue
 		case <-r.journal.Failed():
 			r.fail(r.journal.Failure())
@@ -290,6 +300,9 @@ func (r *Recorder) Close(ctx context.Context) error {
 	}
 	close(r.stop)
 	r.watching.Wait()
+	if err := r.awaitLetGo(ctx); err != nil {
+		errs = append(errs, err)
+	}
 	failed := r.journal.Failure() != nil
 	if err := r.ledger.Close(); err != nil && !failed {
 		errs = append(errs, err)

@@ -105,8 +105,11 @@ func (r *Recorder) createFor(m *Meta) (file, error) {
 		return r.o.create(path)
 	}
 	free, err := r.o.free(r.o.Dir)
-	if err == nil && free >= max(r.o.MinFree, rescueRoom) {
-		r.keepRescueFiles()
+	switch {
+	case err == nil && free >= max(r.o.MinFree, 2*rescueFiles*rescueRoom):
+		r.keepRescueFiles() // what was given up before
+		return r.o.create(path)
+	case err == nil && free >= rescueRoom:
 		return r.o.create(path)
 	}
 	if err := r.giveUpRescueFile(); err != nil {

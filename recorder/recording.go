@@ -28,8 +28,10 @@ type Recording struct {
 	queue   queue
 	sealer  *sealer
 	next    atomic.Pointer[streamKeys] // of the stream that takes over from the current one
-	done    chan struct{}              // closed when err is set
-	stopped chan struct{}              // closed when the sealer has returned
+	// unsealed is how many bytes of its frames rest in the journal only.
+	unsealed atomic.Int64
+	done     chan struct{} // closed when err is set
+	stopped  chan struct{} // closed when the sealer has returned
 
 	appending sync.Mutex // held while a frame gets its position
 	current   *journal.Stream
@@ -89,9 +91,15 @@ func (r *Recording) Append(f Frame) (Position, error) {
 		return 0, r.failed(err)
 	}
 	r.last = r.base + Position(p)
-	r.r.unsealed.Add(int64(len(f.Data)))
+	r.addUnsealed(int64(len(f.Data)))
 	r.queue.push(f)
 	return r.last, nil
+}
+
+// addUnsealed counts what rests in the journal only.
+func (r *Recording) addUnsealed(n int64) {
+	r.unsealed.Add(n)
+	r.r.unsealed.Add(n)
 }
 
 // over says why nothing can be appended any more.
@@ -214,7 +222,8 @@ func (r *Recording) Err() error {
 // the ledger. Calls after the first wait for it and return the same result.
 //
 // The Head is empty, without an error, for a rescue session whose file had no
-// room: its frames are durable in the journal, and Recover ends the file later.
+// room: its frames are durable in the journal, are moved into the file once it has room,
+// and Recover ends the file later.
 func (r *Recording) Close(ctx context.Context, reason string) (Result, error) {
 	r.mu.Lock()
 	if !r.closing {
@@ -243,7 +252,7 @@ func (r *Recording) failed(cause error) error {
 	return r.fail(cause)
 }
 
-// fail ends the recording for good; what the journal has is moved at the next start.
+// fail ends the recording for good; what the journal has is moved later, see letGo.
 func (r *Recording) fail(cause error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -253,7 +262,7 @@ func (r *Recording) fail(cause error) error {
 	r.err = fmt.Errorf("%w: %w", ErrFailed, cause)
 	r.result = Result{Reason: r.reason}
 	for _, p := range r.parts {
-		p.stream.Close() // not released: the frames are moved by the next Open
+		p.stream.Close() // not released before the frames are moved
 	}
 	close(r.done)
 	r.queue.stop()

@@ -75,6 +75,7 @@ func (s *sealer) run() {
 	if cerr := s.file.Close(); cerr != nil {
 		s.rec.r.o.Log.Warn("close a recording", "session", s.rec.session, "error", cerr)
 	}
+	s.rec.r.hold(s.rec)
 }
 
 // loop returns when the recording is closed or failed.
@@ -291,7 +292,7 @@ func (s *sealer) commit(leaves []ledger.Leaf, sealed Position, bytes int64) erro
 	if err := s.rec.release(ctx, sealed); err != nil {
 		return err
 	}
-	s.rec.r.unsealed.Add(-bytes)
+	s.rec.addUnsealed(-bytes)
 	return nil
 }
 
@@ -415,7 +416,7 @@ func (s *sealer) close() error {
 	if err != nil {
 		return err
 	}
-	s.rec.r.unsealed.Add(-s.bytes - s.open)
+	s.rec.addUnsealed(-s.bytes - s.open)
 	s.rec.finish(Result{Reason: reason, Segments: summary.Facts.Segments, Head: summary.Facts.Root, Index: first + int64(len(leaves)) - 1})
 	if finished := s.rec.r.o.Finished; finished != nil {
 		finished(s.rec.session)

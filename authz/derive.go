@@ -262,6 +262,9 @@ const (
 	partBits     = entryBits - nodeBits - sequenceBits
 )
 
+// firstPlace is below every id of an entry, whatever the clock of the node said.
+const firstPlace = 1 << (entryBits + 20) // the first quarter of an hour of 1970
+
 // firstEntry is the lowest id that an entry of a time can have.
 func firstEntry(t time.Time) int64 { return max(milliseconds(t), 0) << entryBits }
 

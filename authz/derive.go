@@ -265,6 +265,9 @@ const (
 // lastMoment is the last time that fits into an id, in the year 2109; what is later counts as then.
 const lastMoment = 1<<(63-entryBits) - 1
 
+// firstPlace is below every id of an entry, whatever the clock of the node said.
+const firstPlace = 1 << (entryBits + 20) // the first quarter of an hour of 1970
+
 // firstEntry is the lowest id that an entry of a time can have.
 func firstEntry(t time.Time) int64 { return min(max(milliseconds(t), 0), lastMoment) << entryBits }
 

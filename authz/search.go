@@ -93,7 +93,7 @@ func (q SearchQuery) compile() (compiled, error) {
 	}
 	if q.After != "" {
 		place, err := strconv.ParseInt(q.After, 36, 64)
-		if err != nil {
+		if err != nil || place < firstPlace {
 			return c, fmt.Errorf("%w: %q is no place in a list of hits", ErrQuery, q.After)
 		}
 		c.text.Before = min(c.text.Before, place)

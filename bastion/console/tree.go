@@ -138,6 +138,15 @@ func neighbours(c *cobra.Command, word string) []string {
 	return near
 }
 
+// elsewhere are verbs of the program that no node runs for others, and where they run.
+var elsewhere = map[string]string{
+	"verify": ownMachine, "replay": ownMachine, "export": ownMachine, "index": ownMachine, "demo": ownMachine, "completion": ownMachine,
+	"witness": "another machine than the gate's",
+	"init":    nodeMachine, "serve": nodeMachine, "recover": nodeMachine,
+}
+
+const ownMachine, nodeMachine = "your own machine", "the gate's machine, by who looks after it"
+
 // foreignCommand answers a command that was meant for a data server, before its options are taken for
 // those of a verb; nil when the first word is a verb or looks like one.
 func (k *call) foreignCommand(c context.Context, root *cobra.Command) error {
@@ -147,6 +156,9 @@ func (k *call) foreignCommand(c context.Context, root *cobra.Command) error {
 	word := k.verb.Args[0]
 	if strings.HasPrefix(word, "-") || slices.Contains([]string{"help", cobra.ShellCompRequestCmd, cobra.ShellCompNoDescRequestCmd}, word) {
 		return nil
+	}
+	if where, ok := elsewhere[word]; ok {
+		return Usagef("`sallyport %s` runs on %s, not by ssh at the gate", word, where)
 	}
 	if found, _, err := root.Find([]string{word}); err == nil && found != root || len(neighbours(root, word)) > 0 {
 		return nil

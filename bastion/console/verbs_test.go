@@ -811,3 +811,22 @@ func TestOutputForAFileIsNeitherCutNorWrapped(t *testing.T) {
 		t.Errorf("one event:\n%s", out)
 	}
 }
+
+func TestWhatIsNotThereIsNotFound(t *testing.T) {
+	g := newGate(t)
+	g.project()
+	for _, user := range []string{"alice", "admin", "sec", "audrey", "mei"} {
+		for _, line := range []string{"session show S-none", "session watch S-none --reason 'to help'", "session fetch S-none --reason 'to look'",
+			"session kill S-none --reason 'to stop'", "session show 99", "session fetch 99 --reason 'to look'", "session kill 99 --reason 'to stop'"} {
+			if a := g.call(user, line, ""); a.code != ExitNotFound {
+				t.Errorf("%s: %s: exit code %d, %s", user, line, a.code, a.errOut)
+			}
+		}
+	}
+	g.must(ExitUsage, "audrey", "search x --after zzz")
+	for _, line := range []string{"verify", "replay 12", "index ls", "recover --admin ada", "witness serve"} {
+		if a := g.call("alice", line, ""); a.code != ExitUsage || !strings.Contains(a.errOut, "not by ssh at the gate") {
+			t.Errorf("%s: %+v", line, a)
+		}
+	}
+}

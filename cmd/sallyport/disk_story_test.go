@@ -32,6 +32,10 @@ func newSmallDisk(t *testing.T, s *stage) *smallDisk {
 	if err := os.MkdirAll(d.dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
+	mark, err := os.ReadFile(filepath.Join(d.dir, "sallyport.recordings"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := unix.Mount("tmpfs", d.dir, "tmpfs", 0, fmt.Sprintf("size=%d,mode=700", smallDiskBytes)); err != nil {
 		t.Logf("not permitted to mount (%v): a limit on the size of files has to do", err)
 		g.prefix = []string{"prlimit", fmt.Sprintf("--fsize=%d", smallDiskBytes), "--"}
@@ -39,6 +43,10 @@ func newSmallDisk(t *testing.T, s *stage) *smallDisk {
 	}
 	d.mounted = true
 	s.atEnd = append(s.atEnd, func() error { return unix.Unmount(d.dir, unix.MNT_DETACH) })
+	// The gate knows its folder by this file.
+	if err := os.WriteFile(filepath.Join(d.dir, "sallyport.recordings"), mark, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	return d
 }
 
@@ -128,7 +136,7 @@ func TestPromise3_FullDiskEndsAndRefusesSessions(t *testing.T) {
 	if disk.mounted {
 		again()
 	}
-	// What had found no room rests in the journal until the next start.
+	// What had found no room rests in the journal until there is some, or the next start.
 	if err := s.gate.stop(); err != nil {
 		t.Fatal(err)
 	}

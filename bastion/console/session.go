@@ -354,7 +354,7 @@ func (k *call) sessionFetch() *cobra.Command {
 		return k.copyRecording(s)
 	}), &reason)
 	c.Flags().StringVar(&purpose, "purpose", "fetch", "what it is for, as the ledger keeps it: fetch, replay, export, verify")
-	c.Example = "  ssh gate session fetch 12 --reason '\"monthly review\"' > S-12.recording"
+	c.Example = "  ssh gate session fetch 12 --reason '\"monthly review\"' > S-12.trec"
 	return c
 }
 

@@ -27,7 +27,8 @@ every session.
   event, ledger, ca, status, scrub                    what happened, and proof
 
 Every verb takes --json and --help. Exit codes: 0 ok, 1 failed, 2 usage,
-3 denied, 4 not found, 5 waiting for approval. Over ssh, put a text of several
+3 denied, 4 not found, 5 waiting for approval; 254 of a session: the gate
+refused or ended it. Over ssh, put a text of several
 words into two pairs of quotes: --reason '"new student"'.`
 
 // tree builds the command tree of one call.
@@ -55,7 +56,7 @@ func (k *call) tree() *cobra.Command {
 	return root
 }
 
-const usageTemplate = `Usage:{{if .Runnable}}{{if not .HasAvailableSubCommands}}
+const usageTemplate = `Usage:{{if .Runnable}}{{if or (not .HasAvailableSubCommands) (index .Annotations "alone")}}
   {{.UseLine}}{{end}}{{end}}{{if .HasAvailableSubCommands}}
   {{.CommandPath}} VERB …{{end}}{{if .HasExample}}
 
@@ -74,6 +75,9 @@ func SetUp(root *cobra.Command) {
 	root.SetVersionTemplate("sallyport {{.Version}}\n")
 	root.SuggestionsMinimumDistance = suggestedDistance
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		if strings.Contains(err.Error(), "missing unit in duration") {
+			return Usagef("%s; write a time with its unit, such as 90s or 1m30s", err)
+		}
 		return Usagef("%s; see %s --help", err, c.CommandPath())
 	})
 	root.SetUsageTemplate(usageTemplate)
@@ -210,6 +214,9 @@ func reasonFlag(c *cobra.Command, reason *string) *cobra.Command {
 	}
 	return c
 }
+
+// NotFoundf makes an error of one sentence that ends with ExitNotFound.
+func NotFoundf(format string, args ...any) error { return notFound(format, args...) }
 
 // place splits PROJECT/SERVER.
 func place(word string) (project, server string, err error) {

@@ -108,6 +108,8 @@ func (f *source) fetchBySSH(ctx context.Context, s streams, args []string, out *
 		return nil
 	case errors.As(err, &exit) && exit.ExitCode() > 0 && exit.ExitCode() <= console.ExitWaiting:
 		return remoteExit(exit.ExitCode())
+	case errors.As(err, &exit) && exit.ExitCode() == 255:
+		return fmt.Errorf("%s did not get in to %s (255)", program[0], f.gate)
 	}
 	return fmt.Errorf("fetch by %s: %w", program[0], err)
 }

@@ -210,7 +210,7 @@ func indexRmVerb(s streams) *cobra.Command {
 					return err
 				}
 				if !there {
-					return fmt.Errorf("the index has no session %s", console.Clean(args[0]))
+					return console.NotFoundf("the index has no session %s", console.Clean(args[0]))
 				}
 				return tellRemoved(c, s, []string{args[0]})
 			})
@@ -240,7 +240,7 @@ func indexPurgeVerb(s streams) *cobra.Command {
 			})
 		}}
 	place.register(c)
-	c.Flags().StringVar(&epoch, "epoch", "", "the epoch, as `index ls` shows it (required)")
+	c.Flags().StringVar(&epoch, "epoch", "", "the `EPOCH`, as 'index ls' shows it (required)")
 	return c
 }
 
@@ -248,7 +248,7 @@ func tellRemoved(c *cobra.Command, s streams, removed []string) error {
 	if wantsJSON(c) {
 		return printJSON(s, map[string][]string{"removed": append([]string{}, removed...)})
 	}
-	_, err := fmt.Fprintf(s.out, "erased %d sessions from the index; copies and backups of its file are yours to erase\n", len(removed))
+	_, err := fmt.Fprintf(s.out, "erased %s from the index; copies and backups of its file are yours to erase\n", several(len(removed), "session"))
 	return err
 }
 
@@ -258,7 +258,7 @@ func searchLocally(c *cobra.Command, s streams) {
 	place.register(c)
 	var local bool
 	var session string
-	c.Flags().BoolVar(&local, "local", false, "what was shown, in the index of this machine (see `sallyport index --help`)")
+	c.Flags().BoolVar(&local, "local", false, "what was shown, in the index of this machine (see 'sallyport index --help')")
 	c.Flags().StringVar(&session, "session", "", "with --local: in this session, S-…")
 	c.Example += "\n  sallyport search --local cohort7 --user bob"
 	remote := c.RunE

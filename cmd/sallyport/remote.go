@@ -117,6 +117,9 @@ func (o *settings) socketPath() (string, error) {
 // loginPatience is how long a person may take for the second factor.
 const loginPatience = 5 * time.Minute
 
+// elsewhereHint says how a verb that runs on people's own machines finds its gate.
+const elsewhereHint = "`ssh GATE VERB`, or, for replay, export and index, --gate USER@GATE"
+
 // dialNode logs in at the node's socket.
 func dialNode(ctx context.Context, o *settings, s streams) (*ssh.Client, error) {
 	path, err := o.socketPath()
@@ -125,7 +128,7 @@ func dialNode(ctx context.Context, o *settings, s streams) (*ssh.Client, error) 
 	}
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
 	if err != nil {
-		return nil, fmt.Errorf("the node does not answer on its socket %s; is it running, and may this account use it?", path)
+		return nil, fmt.Errorf("the node does not answer on its socket %s; is it running, and may this account use it? Another machine's is asked by ssh: %s", path, elsewhereHint)
 	}
 	name := "unknown"
 	if u, err := user.Current(); err == nil {

@@ -27,7 +27,7 @@ type opening struct {
 
 func (f *opening) register(c *cobra.Command) {
 	c.Flags().StringVar(&f.identity, "identity", "", "the epoch's key from 'epoch new', a `FILE` (required)")
-	c.Flags().StringVar(&f.strict, "strict-identity", "", "the strict identity, a `FILE`, should it be kept apart")
+	c.Flags().StringVar(&f.strict, "strict-identity", "", "the epoch's strict key, a `FILE`, which opens what was typed; for --input")
 	f.own.register(c, "auditor-identity")
 	c.Flags().StringVar(&f.key, "key", "", "the node's public key, a `FILE`, to verify with; else that of the configuration")
 }
@@ -113,7 +113,7 @@ gate by ssh, verifies it, and opens it here, with the auditor's key; the gate
 never sees that key. Keys while it plays: space pauses, arrows seek, + and -
 change the speed, q ends.`,
 		Args:    words(1, 1),
-		Example: "  sallyport replay 12 --gate rosa@gate.example.org --identity genomics-2026Q4.key --reason 'monthly review'",
+		Example: "  sallyport replay 12 --gate rosa@gate.example.org --identity genomics-2026Q4.key.age --auditor-identity rosa.key --reason 'monthly review'",
 		RunE: func(c *cobra.Command, args []string) error {
 			file, err := prepare(c.Context(), o, s, &from, &with, args[0])
 			if err != nil {
@@ -133,6 +133,12 @@ change the speed, q ends.`,
 	from.register(c)
 	with.register(c)
 	c.Flags().Float64Var(&speed, "speed", 1, "so many times as fast")
+	c.PreRunE = func(*cobra.Command, []string) error {
+		if at < 0 || idle < 0 || !(speed > 0) {
+			return console.Usagef("--at and --max-idle cannot be negative, and --speed is more than 0")
+		}
+		return nil
+	}
 	c.Flags().DurationVar(&at, "at", 0, "begin there, such as 2m30s")
 	c.Flags().DurationVar(&idle, "max-idle", 2*time.Second, "shorten longer pauses to this; 0 keeps them")
 	return c
@@ -146,7 +152,7 @@ func exportVerb(o *settings, s streams) *cobra.Command {
 		Use:     "export SESSION|FILE",
 		Short:   "Write a session as asciicast, text, JSON lines or raw bytes",
 		Args:    words(1, 1),
-		Example: "  sallyport export 12.trec --format text --identity genomics-2026Q4.key > 12.txt",
+		Example: "  sallyport export 12.trec --format text --identity genomics-2026Q4.key.age --auditor-identity rosa.key > 12.txt",
 		RunE: func(c *cobra.Command, args []string) error {
 			if format == formatEnvelope {
 				return exportEnvelope(c.Context(), o, s, &from, args[0], input)

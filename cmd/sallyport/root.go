@@ -22,7 +22,9 @@ Set up and run a node:
   sallyport init DIR --name gate.example.org --admin NAME
   sallyport serve --config DIR/sallyport.yaml
   sallyport recover --admin NAME --reason TEXT     when no administrator can log in
+  sallyport witness init|serve DIR                 on another machine: vouch for ledgers
   sallyport completion bash                        or zsh, or fish
+  sallyport version
 
 For auditors, on their own machine:
   sallyport epoch new PROJECT --to FILE     the keys that open recordings
@@ -37,10 +39,11 @@ Through the node's socket, and the same as ` + "`ssh gate VERB`" + `:
   project, server, member, access           who may go where, and why not
   request                                   what waits for approval
   session, search, event, ledger, epoch, ca what happened, and proof
-  status, whoami
+  status, scrub, whoami                     how the node, and what it stores, is
 
 Every verb takes --json and --help. Exit codes: 0 ok, 1 failed, 2 usage,
-3 denied, 4 not found, 5 waiting for approval.`
+3 denied, 4 not found, 5 waiting for approval; 254 of a session: the gate
+refused or ended it.`
 
 // newRoot builds the tree: the local verbs, and the console's verbs sent to the node.
 func newRoot(args []string, s streams) *cobra.Command {

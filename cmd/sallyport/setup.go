@@ -64,6 +64,14 @@ func printMade(c *cobra.Command, s streams, made *node.Made, first string) error
 	return err
 }
 
+// several is a number of things in words.
+func several(n int, one string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %ss", n, one)
+}
+
 // checkConfig says whether the node would start.
 func checkConfig(c *cobra.Command, o *settings, s streams) error {
 	cfg, err := o.load()

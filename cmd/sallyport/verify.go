@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -99,6 +100,9 @@ func (v *verification) run(c *cobra.Command, o *settings, s streams) error {
 	single := false
 	if v.path != "" {
 		info, err := os.Stat(v.path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return console.NotFoundf("there is no %s", v.path)
+		}
 		if err != nil {
 			return err
 		}

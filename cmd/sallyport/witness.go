@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -161,6 +162,9 @@ func (o *witnessService) followed() ([]witness.LogConfig, error) {
 	}
 	text, err := readSmallFile(path)
 	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("there is no %s; put there what `ssh GATE ledger key` prints, a line for each node", path)
+		}
 		return nil, fmt.Errorf("logs to follow: %w", err)
 	}
 	logs, err := witness.ParseLogs(text)

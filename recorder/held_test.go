@@ -54,25 +54,24 @@ func TestPromise3_HeldUntilTheFileTakesIt(t *testing.T) {
 	last := withFaults(&o)
 	r, keys := open(t, o), testKeys(t)
 	bad := start(t, r, "S-1", false, keys)
-	last().set(func() { last().syncErr = syscall.EIO })
-	for range 3 {
-		appendDurable(t, bad, KindOutput, "shown")
-	}
-	<-bad.stopped
 	path := r.Path("S-1")
 	must(t, os.Rename(path, path+".away"))
 	must(t, os.Mkdir(path, 0o700)) // what is there can't be opened for writing
-	if err := r.moveHeld(bad); err == nil {
-		t.Error("moved without a file")
+	last().set(func() { last().syncErr = syscall.EIO })
+	appendDurable(t, bad, KindOutput, "shown")
+	<-bad.stopped
+	held := func() int {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return len(r.held)
+	}
+	if err := r.moveHeld(bad); err == nil || held() != 1 {
+		t.Errorf("moved without a file: %v", err)
 	}
 	must(t, os.Remove(path))
 	must(t, os.Rename(path+".away", path))
-	waitFor(t, "the move", func() bool {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		return len(r.held) == 0 && r.lettingGo == nil
-	})
-	if got := readBack(t, path, keys); got.frames() == 0 {
+	waitFor(t, "the move", func() bool { return held() == 0 })
+	if got := readBack(t, path, keys); got.text(KindOutput) != "shown" {
 		t.Errorf("nothing was moved: %+v", got)
 	}
 }

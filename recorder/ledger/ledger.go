@@ -177,7 +177,10 @@ func Recover(o Options, r *journal.Remains) error {
 		return fmt.Errorf("recover from the journal: %w", err)
 	}
 	size := l.Size()
-	err = errors.Join(l.Settle(context.Background()), l.Close()) // both end by options.FailAfter
+	err = l.Settle(context.Background()) // ends by options.FailAfter, as Close does
+	if closed := l.Close(); !errors.Is(err, ErrNoSpace) || !errors.Is(closed, ErrNoSpace) {
+		err = errors.Join(err, closed)
+	}
 	if errors.Is(err, ErrNoSpace) {
 		return fmt.Errorf("the ledger's newest entries are in the journal, nothing is lost, and the start needs space for them: %w", err)
 	}

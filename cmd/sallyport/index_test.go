@@ -41,7 +41,7 @@ func TestIndexOfWhatWasShown(t *testing.T) {
 			t.Errorf("%q after the purge: %d %s", words, code, out)
 		}
 	}
-	if code, _, told := command(t, "", "index", "rm", "S-01TEST", "--index", dir); code != 1 || !strings.Contains(told, "no session") {
+	if code, _, told := command(t, "", "index", "rm", "S-01TEST", "--index", dir); code != 4 || !strings.Contains(told, "no session") {
 		t.Errorf("index rm of nothing: %d %s", code, told)
 	}
 }

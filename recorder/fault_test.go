@@ -128,7 +128,7 @@ func TestPromise3_RescueSessionOnAFullDisk(t *testing.T) {
 // TestPromise3_SlowDisk has a file that does not answer.
 func TestPromise3_SlowDisk(t *testing.T) {
 	o := testOptions(t)
-	o.age, o.WarnAfter, o.FailAfter = 5*time.Millisecond, 50*time.Millisecond, 300*time.Millisecond
+	o.age, o.WarnAfter, o.FailAfter = 5*time.Millisecond, 50*time.Millisecond, time.Second
 	last := withFaults(&o)
 	r := open(t, o)
 	rec := start(t, r, "S-1", false, testKeys(t))

@@ -50,7 +50,7 @@ func TestPromise3_AFailedRecordingGivesItsRoomBack(t *testing.T) {
 func TestPromise3_HeldUntilTheFileTakesIt(t *testing.T) {
 	state := t.TempDir()
 	o := optionsIn(state)
-	o.age, o.FailAfter = 5*time.Millisecond, 300*time.Millisecond
+	o.age, o.FailAfter = 5*time.Millisecond, 1500*time.Millisecond
 	last := withFaults(&o)
 	r, keys := open(t, o), testKeys(t)
 	bad := start(t, r, "S-1", false, keys)

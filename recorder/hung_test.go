@@ -35,7 +35,7 @@ func (f *hangingFile) Sync() error {
 // sessions than may sync at once.
 func TestPromise3_HungDiskEndsEverySession(t *testing.T) {
 	o := testOptions(t)
-	o.age, o.WarnAfter, o.FailAfter = 5*time.Millisecond, 50*time.Millisecond, 300*time.Millisecond
+	o.age, o.WarnAfter, o.FailAfter = 5*time.Millisecond, 50*time.Millisecond, 3*time.Second
 	var stuck atomic.Bool
 	goOn := make(chan struct{})
 	o.create = func(path string) (file, error) {

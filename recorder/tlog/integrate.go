@@ -36,7 +36,10 @@ type integrator struct {
 }
 
 // alive is called between the disk's answers: each of them may take FailAfter.
-func (in *integrator) alive() { in.watch.Reset(in.l.o.FailAfter) }
+func (in *integrator) alive() {
+	in.l.answers.Add(1)
+	in.watch.Reset(in.l.o.FailAfter)
+}
 
 // integrateLoop brings tiles up to date behind the committer, at the publish
 // interval, when much waits, when asked, and at the end.

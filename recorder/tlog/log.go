@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/mod/sumdb/note"
@@ -98,9 +99,10 @@ type Log struct {
 	durable  Durable
 	bodies   *bodyStore // used by the integrator only
 	lock     io.Closer
-	buffer   []byte   // of the committer
-	restored int64    // size that tiles were durable for when the log was opened
-	next     frontier // of the committer: the tree with the batch being committed
+	buffer   []byte       // of the committer
+	restored int64        // size that tiles were durable for when the log was opened
+	next     frontier     // of the committer: the tree with the batch being committed
+	answers  atomic.Int64 // of the disk to the integrator
 
 	wake    chan struct{}   // there may be work for the committer
 	kick    chan struct{}   // there is work for the integrator
@@ -460,8 +462,8 @@ func (l *Log) StoreCosigned(signed []byte) error {
 	return replaceFile(l.o.fs, filepath.Join(l.o.Dir, CosignedFile), signed, true)
 }
 
-// Close commits what waits, brings everything to disk and ends the log. It
-// takes no longer than FailAfter: of a disk that does not answer it leaves the call behind,
+// Close commits what waits, brings everything to disk and ends the log. It waits
+// no longer than FailAfter for an answer: of a disk that does not give one it leaves the call behind,
 // and with it the lock. An error that wraps ErrNoSpace says that the newest
 // entries rest in Durable only, from which the next Open takes them.
 func (l *Log) Close() error {
@@ -480,11 +482,23 @@ func (l *Log) Close() error {
 	}()
 	patience := time.NewTimer(l.o.FailAfter * 3 / 4)
 	defer patience.Stop()
+	for answers := l.answers.Load(); ; {
+		select {
+		case err := <-closed:
+			return err
+		case <-l.ended:
+		case <-patience.C:
+			if now := l.answers.Load(); now != answers { // slow, but it answers
+				answers = now
+				patience.Reset(l.o.FailAfter * 3 / 4)
+				continue
+			}
+		}
+		break
+	}
 	select {
-	case err := <-closed:
-		return err
 	case <-l.ended:
-	case <-patience.C:
+	default:
 		_ = l.fail(fmt.Errorf("it could not be closed in %v", l.o.FailAfter)) // returned below
 	}
 	// What is not stuck ends now.

@@ -24,7 +24,10 @@ TESTTIME ?= 15m
 # Packages to test; narrow it while working: make test PKG=./authz/...
 PKG      ?= ./...
 
-.PHONY: build demo test bench check fmt fuzz
+# Kills of a loaded gate in make faults.
+RUNS     ?= 1000
+
+.PHONY: build demo test oracle bench check faults fmt fuzz
 
 build:
 	scripts/packages.sh build
@@ -41,7 +44,13 @@ demo:
 test:
 	scripts/packages.sh test
 	$(MAKE) --no-print-directory check
+	$(MAKE) --no-print-directory oracle
 	go test -race -timeout $(TESTTIME) $(PKG)
+
+# Others' programs judge what the recorder writes; a module of its own, because
+# they bring what the product does not want.
+oracle:
+	recorder/tlog/oracle/run
 
 # The rule that imports point downwards is an ordinary test in internal/layering.
 check:
@@ -59,6 +68,13 @@ bench:
 	scripts/packages.sh bench
 	$(MAKE) --no-print-directory build
 	go run ./scripts/bench -gate bin/sallyport
+	SALLYPORT_FULL=1 go test -count=1 -timeout $(TESTTIME) -v -run ConstantMemory -bench Seek ./replay
+
+# Kills a loaded gate at random points, and lets each system call of its storage fail once.
+faults:
+	scripts/packages.sh build
+	$(MAKE) --no-print-directory build
+	go run ./scripts/faults -gate bin/sallyport -runs $(RUNS)
 
 # Runs every fuzz target for FUZZTIME, one after the other.
 fuzz:

@@ -167,7 +167,7 @@ func askEvent(ask Ask, opType string, s *snapshot) Event {
 	if ask.Action == ActionShell {
 		e.Details["pty"] = ask.PTY
 	}
-	commandDetail(e.Details, ask.Command)
+	commandDetail(e.Details, ask.Command, ask.Command != "" && s != nil && s.project != nil && s.project.SealCommands)
 	return e
 }
 

@@ -53,6 +53,8 @@ type Options struct {
 	MasterKey [32]byte         // derives the keys for secrets in the database; nothing else
 	Ledger    Ledger
 	Issuer    string // shown by authenticator apps beside the account
+	// Retention is how long recordings are kept after the end of their epoch; MinRetention at least.
+	Retention time.Duration
 }
 
 // Authority decides. It holds the state of people, projects and approvals in
@@ -62,6 +64,7 @@ type Authority struct {
 	db      *database.DB
 	node    string
 	issuer  string
+	kept    time.Duration // see Options.Retention
 	boot    string
 	clock   func() time.Time
 	secrets secrets
@@ -103,7 +106,7 @@ func Open(ctx context.Context, db *database.DB, o Options) (*Authority, error) {
 		return nil, fmt.Errorf("open authority: %w", err)
 	}
 	a := &Authority{
-		db: db, node: o.Node, issuer: o.Issuer, boot: strings.TrimSpace(string(boot)),
+		db: db, node: o.Node, issuer: o.Issuer, kept: max(o.Retention, MinRetention), boot: strings.TrimSpace(string(boot)),
 		clock: o.Clock, random: o.Random, secrets: secrets, changed: make(chan struct{}),
 		committing: make(chan struct{}, 1),
 	}
@@ -135,8 +138,7 @@ func (a *Authority) join(ctx context.Context) error {
 		return err
 	}
 	if a.outbox.delivered > last {
-		return fmt.Errorf("the ledger holds %d events of this node and the database only %d: "+
-			"the database is older than the ledger, so this must become a new node", a.outbox.delivered, last)
+		return &RolledBackError{Node: a.node, Ledger: a.outbox.delivered, Database: last}
 	}
 	return a.outbox.flush(context.WithoutCancel(ctx), last)
 }

@@ -109,8 +109,12 @@ func beginning(text string, limit int) string {
 }
 
 // commandDetail puts an exec request into an event's details: its exact bytes, or the beginning of
-// a long one with length and SHA-256 of the whole.
-func commandDetail(details map[string]any, command string) {
+// a long one with length and SHA-256 of the whole. Of a sealed one only that there was one is told.
+func commandDetail(details map[string]any, command string, sealed bool) {
+	if sealed {
+		details["command_sealed"] = true
+		return
+	}
 	if command == "" {
 		return
 	}

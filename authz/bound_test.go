@@ -195,7 +195,7 @@ func FuzzEventFitsTheLedger(f *testing.F) {
 		}
 		text = strings.Repeat(text, times)
 		e := Event{UserID: text, ResourceID: text, Details: map[string]any{"cause": text, "sentence": text, "x": []any{text}}}
-		commandDetail(e.Details, text)
+		commandDetail(e.Details, text, false)
 		e.boundFields()
 		leaf, err := e.leaf()
 		if err != nil || len(leaf) > MaxLeaf {

@@ -21,25 +21,33 @@ type Epoch struct {
 	ExpiresAt time.Time `json:"expires_at"`
 	CreatedAt time.Time `json:"created_at"`
 	CreatedBy string    `json:"created_by"`
+	// DestroyedAt is when its key was declared destroyed, by DestroyedBy; zero while it is not.
+	DestroyedAt time.Time `json:"destroyed_at,omitzero"`
+	DestroyedBy []string  `json:"destroyed_by,omitempty"`
+	// DeclaredBy is who declared it destroyed while that waits for a second person.
+	DeclaredBy string `json:"declared_by,omitempty"`
 }
 
-const selectEpochs = `SELECT id, project, recipient, strict_recipient, expires_at, created_at, created_by FROM epochs `
+const selectEpochs = `SELECT id, project, recipient, strict_recipient, expires_at, created_at, created_by, destroyed_at, destroyed_by,
+	COALESCE((SELECT declared_by FROM epoch_destructions WHERE epoch = id), '') FROM epochs `
 
 func scanEpoch(row database.Scanner) (Epoch, error) {
 	var (
-		e                Epoch
-		expires, created int64
+		e                           Epoch
+		expires, created, destroyed int64
+		by                          string
 	)
-	err := row.Scan(&e.ID, &e.Project, &e.Recipient, &e.Strict, &expires, &created, &e.CreatedBy)
+	err := row.Scan(&e.ID, &e.Project, &e.Recipient, &e.Strict, &expires, &created, &e.CreatedBy, &destroyed, &by, &e.DeclaredBy)
 	if errors.Is(err, sql.ErrNoRows) {
 		return Epoch{}, ErrNotFound
 	}
-	e.ExpiresAt, e.CreatedAt = fromMilliseconds(expires), fromMilliseconds(created)
+	e.ExpiresAt, e.CreatedAt, e.DestroyedAt = fromMilliseconds(expires), fromMilliseconds(created), fromMilliseconds(destroyed)
+	e.DestroyedBy = strings.Fields(by)
 	return e, err
 }
 
 func loadCurrentEpoch(tx database.Tx, project string, now time.Time) (Epoch, error) {
-	return scanEpoch(tx.QueryRow(selectEpochs+`WHERE project = $1 AND expires_at > $2
+	return scanEpoch(tx.QueryRow(selectEpochs+`WHERE project = $1 AND expires_at > $2 AND destroyed_at = 0
 		ORDER BY created_at DESC, expires_at DESC, id DESC LIMIT 1`, column(project), milliseconds(now)))
 }
 
@@ -79,12 +87,7 @@ func (a *Authority) AddEpoch(ctx context.Context, by Actor, e Epoch) error {
 		if err := e.check(w.now); err != nil {
 			return err
 		}
-		var other string
-		err = w.tx.QueryRow("SELECT id FROM epochs WHERE project = $1 AND recipient = $2 AND id <> $3", e.Project, e.Recipient, e.ID).Scan(&other)
-		if err == nil {
-			return deny("epoch.same-key", fmt.Sprintf("The epoch %s has this key already: each quarter has its own.", other), "")
-		}
-		if !errors.Is(err, sql.ErrNoRows) {
+		if err := w.freshKeys(e); err != nil {
 			return err
 		}
 		n, err := w.tx.Exec(`INSERT INTO epochs (id, project, recipient, strict_recipient, expires_at, created_at, created_by)
@@ -98,6 +101,25 @@ func (a *Authority) AddEpoch(ctx context.Context, by Actor, e Epoch) error {
 		}
 		return w.done(map[string]any{"recipient": e.Recipient, "strict_recipient": e.Strict, "expires": e.ExpiresAt.UTC()})
 	})
+}
+
+// freshKeys denies keys of which another epoch has one, of whatever project and class: who destroyed the one
+// epoch's key would destroy the other's before its time.
+func (w *work) freshKeys(e Epoch) error {
+	var id, project string
+	err := w.tx.QueryRow(`SELECT id, project FROM epochs WHERE id <> $1
+		AND (recipient IN ($2, $3) OR strict_recipient IN ($4, $5)) ORDER BY project <> $6 LIMIT 1`,
+		e.ID, e.Recipient, e.Strict, e.Recipient, e.Strict, e.Project).Scan(&id, &project)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if project != e.Project { // which is nobody's business here
+		return deny("epoch.same-key", "An epoch of another project has this key already: each has its own.", "that of "+id)
+	}
+	return deny("epoch.same-key", fmt.Sprintf("The epoch %s has this key already: each quarter has its own.", id), "")
 }
 
 func (e Epoch) check(now time.Time) error {

@@ -134,17 +134,26 @@ func (w *work) recordEvent(e Event) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("event %s: %w", e.OpType, err)
 	}
-	_, err = w.tx.Exec(`INSERT INTO events (node, sequence, id, user_id, op_type, happened_at, resource_id,
+	err = insertEvent(w.tx, e, text)
+	if err != nil {
+		return "", fmt.Errorf("event %s: %w", e.OpType, err)
+	}
+	if err := DeriveTables(w.tx, text); err != nil {
+		return "", err
+	}
+	w.leaves = append(w.leaves, leaf{sequence: e.Sequence, text: text})
+	return e.ID, nil
+}
+
+// insertEvent writes the row of an event whose exact text is given.
+func insertEvent(tx database.Tx, e Event, text []byte) error {
+	_, err := tx.Exec(`INSERT INTO events (node, sequence, id, user_id, op_type, happened_at, resource_id,
 			resource_type, remote_addr, project, session, connection, result, leaf)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)`,
 		e.Node, e.Sequence, e.ID, column(e.UserID), column(e.OpType), milliseconds(e.Time), column(e.ResourceID),
 		column(e.ResourceType), column(e.RemoteAddr), column(e.Project), column(e.Session), column(e.Connection),
 		e.Result, text)
-	if err != nil {
-		return "", fmt.Errorf("event %s: %w", e.OpType, err)
-	}
-	w.leaves = append(w.leaves, leaf{sequence: e.Sequence, text: text})
-	return e.ID, nil
+	return err
 }
 
 // check refuses an event that lacks a field that everyone relies on.

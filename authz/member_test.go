@@ -171,7 +171,7 @@ func TestWhoMayAdminister(t *testing.T) {
 		}},
 		"add key": {[]string{"sara"}, func(w *world, by Actor) error { return w.AddKey(w.t.Context(), by, "bob", keyOf("second")) }},
 		"epoch": {[]string{"odin", "paula"}, func(w *world, by Actor) error {
-			return w.AddEpoch(w.t.Context(), by, Epoch{ID: "genomics/next", Project: "genomics", Recipient: strictOne, Strict: recipient,
+			return w.AddEpoch(w.t.Context(), by, Epoch{ID: "genomics/next", Project: "genomics", Recipient: recipientOf("next"), Strict: recipientOf("nextstrict"),
 				ExpiresAt: start.AddDate(1, 0, 0)})
 		}},
 		"factor": {[]string{"sara"}, func(w *world, by Actor) error { return w.ResetFactor(w.t.Context(), by, "bob", "lost it") }},

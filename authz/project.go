@@ -30,7 +30,9 @@ type Project struct {
 	Training    bool           `json:"training_required"`
 	Levels      []Level        `json:"session_levels"` // who approves an operator's session, in series
 	GrantWindow time.Duration  `json:"grant_window"`   // how long an approved session may be started and last
-	CreatedAt   time.Time      `json:"created_at"`
+	// SealCommands keeps the text of commands out of events and tables: only the recordings have it.
+	SealCommands bool      `json:"seal_commands"`
+	CreatedAt    time.Time `json:"created_at"`
 }
 
 // Server is a data server of a project.
@@ -65,7 +67,7 @@ func defaultLevels() []Level {
 }
 
 const selectProjects = `SELECT name, title, level, state, period_from, period_until, networks, training, levels,
-	grant_window, created_at FROM projects `
+	grant_window, seal_commands, created_at FROM projects `
 
 func scanProject(row database.Scanner) (Project, error) {
 	var (
@@ -73,7 +75,7 @@ func scanProject(row database.Scanner) (Project, error) {
 		from, until, window, created int64
 		networks, levels             string
 	)
-	err := row.Scan(&p.Name, &p.Title, &p.Level, &p.State, &from, &until, &networks, &p.Training, &levels, &window, &created)
+	err := row.Scan(&p.Name, &p.Title, &p.Level, &p.State, &from, &until, &networks, &p.Training, &levels, &window, &p.SealCommands, &created)
 	if errors.Is(err, sql.ErrNoRows) {
 		return Project{}, ErrNotFound
 	}
@@ -186,7 +188,7 @@ func (p Project) columns() ([]any, error) {
 		return nil, err
 	}
 	return []any{p.Title, p.Level, p.State, milliseconds(p.From), milliseconds(p.Until), string(networks), p.Training,
-		string(levels), p.GrantWindow.Milliseconds()}, nil
+		string(levels), p.GrantWindow.Milliseconds(), p.SealCommands}, nil
 }
 
 func projectEvent(opType, project string) Event {
@@ -213,8 +215,8 @@ func (a *Authority) AddProject(ctx context.Context, by Actor, p Project) error {
 			return err
 		}
 		n, err := w.tx.Exec(`INSERT INTO projects (name, title, level, state, period_from, period_until, networks, training,
-				levels, grant_window, created_at)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (name) DO NOTHING`,
+				levels, grant_window, seal_commands, created_at)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT (name) DO NOTHING`,
 			slices.Concat([]any{p.Name}, values, []any{milliseconds(w.now)})...)
 		if err != nil {
 			return err
@@ -246,7 +248,7 @@ func (a *Authority) SetProject(ctx context.Context, by Actor, p Project, reason 
 			return err
 		}
 		_, err = w.tx.Exec(`UPDATE projects SET title = $1, level = $2, state = $3, period_from = $4, period_until = $5,
-			networks = $6, training = $7, levels = $8, grant_window = $9 WHERE name = $10`, append(values, p.Name)...)
+			networks = $6, training = $7, levels = $8, grant_window = $9, seal_commands = $10 WHERE name = $11`, append(values, p.Name)...)
 		if err != nil {
 			return err
 		}

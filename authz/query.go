@@ -31,7 +31,7 @@ const MaxEvents = 1000
 const eventPage = 200
 
 // Events returns events that the actor may see, newest last: a site auditor all, a project's
-// auditor those of the project, its manager those about its members, everyone their own. An
+// auditor those of the project, its manager those about its members and epoch keys, everyone their own. An
 // administrator or security administrator may look up one event by its reference, and people
 // on the node who are bound to nobody see nothing. With no limit it returns the newest MaxEvents.
 func (a *Authority) Events(ctx context.Context, by Actor, q EventQuery) ([]Event, error) {
@@ -179,7 +179,7 @@ func visibleEvents(tx database.Tx, by Actor, q EventQuery, now time.Time, f *fil
 		case permissions.Has(PermAudit):
 			conditions, args = append(conditions, "project = ?"), append(args, m.Project)
 		case permissions.Has(PermManage):
-			conditions, args = append(conditions, "(project = ? AND op_type LIKE 'member.%')"), append(args, m.Project)
+			conditions, args = append(conditions, "(project = ? AND (op_type LIKE 'member.%' OR op_type LIKE 'epoch.%'))"), append(args, m.Project)
 		}
 	}
 	f.add("("+strings.Join(conditions, " OR ")+")", args...)

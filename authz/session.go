@@ -34,10 +34,12 @@ type Session struct {
 	EndedAt    time.Time `json:"ended_at,omitzero"`
 	// Result is "" while live, then exited, signalled, killed, right-ended, gate-stopped, state-lost, client-gone,
 	// server-gone, recording-failed, crashed.
-	Result   string `json:"result"`
-	ExitCode int    `json:"exit_code"`
-	BytesIn  int64  `json:"bytes_in"`
-	BytesOut int64  `json:"bytes_out"`
+	Result string `json:"result"`
+	// ExitCode, BytesIn and BytesOut are Unknown where a crash took them;
+	// EndedAt is then when the crash was found.
+	ExitCode int   `json:"exit_code"`
+	BytesIn  int64 `json:"bytes_in"`
+	BytesOut int64 `json:"bytes_out"`
 	// KilledBy is who ended it before its time, with their reason; "" when nobody did.
 	KilledBy   string `json:"killed_by,omitempty"`
 	KillReason string `json:"kill_reason,omitempty"`
@@ -45,9 +47,23 @@ type Session struct {
 	Head string `json:"head,omitempty"`
 }
 
+// Unknown is a number of a session that a crash took: its exit code, or how many bytes it had.
+const Unknown = -1
+
 const selectSessions = `SELECT id, number, node, connection, user_name, project, server, account, role, action, command,
 	pty, remote_addr, request, epoch, started_at, ended_at, result, exit_code, bytes_in, bytes_out, head,
 	killed_by, kill_reason FROM sessions `
+
+// Outcome is how the session ended, in a word or two; "live" while it goes on.
+func (s Session) Outcome() string {
+	switch {
+	case s.Result == "":
+		return "live"
+	case s.Result == "exited" && s.ExitCode != Unknown:
+		return "exit " + strconv.Itoa(s.ExitCode)
+	}
+	return s.Result
+}
 
 func scanSession(row database.Scanner) (Session, error) {
 	var (
@@ -108,12 +124,20 @@ func (a *Authority) OpenSession(ctx context.Context, s Session) (Session, error)
 		if err := w.stillAllowed(s); err != nil {
 			return err
 		}
+		project, err := loadProject(w.tx, s.Project)
+		if err != nil {
+			return err
+		}
 		if s.Request != "" {
 			if err := w.useGrant(s); err != nil {
 				return err
 			}
 		}
-		err := w.tx.QueryRow("UPDATE nodes SET last_session = last_session + 1 WHERE id = $1 RETURNING last_session",
+		kept := s.Command
+		if project.SealCommands {
+			kept = ""
+		}
+		err = w.tx.QueryRow("UPDATE nodes SET last_session = last_session + 1 WHERE id = $1 RETURNING last_session",
 			a.node).Scan(&s.Number)
 		if err != nil {
 			return err
@@ -124,13 +148,13 @@ func (a *Authority) OpenSession(ctx context.Context, s Session) (Session, error)
 				bytes_out, head, killed_at, killed_by, kill_reason)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, 0, '', 0, 0, 0, '', 0, '', '')`,
 			s.ID, s.Node, s.Number, s.Connection, s.User, s.Project, s.Server, s.Account, string(s.Role), string(s.Action),
-			[]byte(s.Command), s.PTY, s.RemoteAddr, s.Request, s.Epoch, milliseconds(s.StartedAt))
+			[]byte(kept), s.PTY, s.RemoteAddr, s.Request, s.Epoch, milliseconds(s.StartedAt))
 		if err != nil {
 			return err
 		}
 		details := map[string]any{"number": s.Number, "server": s.Server, "account": s.Account, "role": s.Role,
 			"action": s.Action, "pty": s.PTY, "request": s.Request, "epoch": s.Epoch, "started_at": s.StartedAt}
-		commandDetail(details, s.Command)
+		commandDetail(details, s.Command, project.SealCommands && s.Command != "")
 		_, err = w.record(details)
 		return err
 	})
@@ -203,10 +227,21 @@ func (a *Authority) CloseSession(ctx context.Context, s Session) error {
 		if err != nil {
 			return err
 		}
+		project, err := loadProject(w.tx, open.Project)
+		if err != nil {
+			return err
+		}
 		w.event = open.event("session.close")
-		_, err = w.record(map[string]any{"number": open.Number, "server": open.Server, "action": open.Action,
+		details := map[string]any{"number": open.Number, "server": open.Server, "action": open.Action,
 			"result": s.Result, "exit_code": s.ExitCode, "bytes_in": s.BytesIn, "bytes_out": s.BytesOut, "head": s.Head,
-			"started_at": open.StartedAt, "ended_at": end})
+			"started_at": open.StartedAt, "ended_at": end}
+		if open.Request != "" {
+			details["request"] = open.Request
+		}
+		// An exec is a transfer that is named by its command; without one it was sealed. The project may seal
+		// commands since.
+		commandDetail(details, open.Command, open.Action == ActionExec && (open.Command == "" || project.SealCommands))
+		_, err = w.record(details)
 		return err
 	})
 	if err != nil {
@@ -302,42 +337,60 @@ type SessionQuery struct {
 func (a *Authority) Sessions(ctx context.Context, by Actor, q SessionQuery) ([]Session, error) {
 	var sessions []Session
 	err := a.db.Read(ctx, func(tx database.Tx) error {
-		asker, err := loadActor(tx, by)
+		scope, err := loadSessionScope(tx, by, a.now())
 		if err != nil {
 			return err
 		}
-		members, err := loadMemberships(tx, "user_name = ?", asker.Name)
-		if err != nil {
-			return err
-		}
-		conditions, args := []string{"user_name = ?"}, []any{asker.Name}
-		listed := map[string]bool{}
-		for _, m := range members {
-			if has, _ := m.Role.Permissions(); m.live(a.now()) && has&(PermList|PermAudit) != 0 {
-				conditions, args = append(conditions, "project = ?"), append(args, m.Project)
-				listed[m.Project] = true
-			}
-		}
+		asker, f := scope.asker, &filter{}
 		ends := by.unbound() || asker.SiteRole == SiteAdmin || asker.SiteRole == SiteSecurity
 		if ends {
-			conditions = append(conditions, "ended_at = 0")
-		}
-		f := &filter{}
-		if asker.SiteRole != SiteAuditor {
-			f.add("("+strings.Join(conditions, " OR ")+")", args...)
+			scope.limit(f, "user_name", "ended_at = 0")
+		} else {
+			scope.limit(f, "user_name")
 		}
 		q.narrow(f, a.node)
 		if sessions, err = loadSessions(tx, f, q.Limit); err != nil {
 			return err
 		}
 		for i, s := range sessions {
-			if ends && s.User != asker.Name && !listed[s.Project] {
+			if ends && s.User != asker.Name && !slices.Contains(scope.projects, s.Project) {
 				sessions[i].Command = ""
 			}
 		}
 		return nil
 	})
 	return sessions, a.answer(ctx, by, Event{OpType: "session.list", ResourceType: "user", ResourceID: by.name()}, err)
+}
+
+// sessionScope is whose sessions an actor sees.
+type sessionScope struct {
+	asker    User     // a site auditor sees all, everyone their own
+	projects []string // those that the asker lists or audits
+}
+
+func loadSessionScope(tx database.Tx, by Actor, now time.Time) (s sessionScope, err error) {
+	if s.asker, err = loadActor(tx, by); err != nil {
+		return s, err
+	}
+	members, err := loadMemberships(tx, "user_name = ?", s.asker.Name)
+	for _, m := range members {
+		if has, _ := m.Role.Permissions(); m.live(now) && has&(PermList|PermAudit) != 0 {
+			s.projects = append(s.projects, m.Project)
+		}
+	}
+	return s, err
+}
+
+// limit narrows a filter to the scope, and to what meets one of further conditions.
+func (s sessionScope) limit(f *filter, userColumn string, further ...string) {
+	if s.asker.SiteRole == SiteAuditor {
+		return
+	}
+	conditions, args := append(further, userColumn+" = ?"), []any{s.asker.Name}
+	for _, project := range s.projects {
+		conditions, args = append(conditions, "project = ?"), append(args, project)
+	}
+	f.add("("+strings.Join(conditions, " OR ")+")", args...)
 }
 
 func (q SessionQuery) narrow(f *filter, node string) {
@@ -366,10 +419,22 @@ func (q SessionQuery) narrow(f *filter, node string) {
 }
 
 // ViewRecording permits and records the reading of a sealed recording; a reason is required. Only site
-// auditors and auditors of the session's project may read. purpose says what for: replay, export, verify.
+// auditors and auditors of the session's project may read. purpose says what for: replay, export, verify. Once the
+// epoch's key is destroyed nobody can, and a purpose other than verify is refused.
 func (a *Authority) ViewRecording(ctx context.Context, by Actor, id, purpose, reason string) (Session, error) {
+	return a.readSession(ctx, by, "recording.view", id, purpose, reason)
+}
+
+// WatchSession permits and records that somebody looks on while a session runs; a reason is required. The
+// same people may as may read its recording later.
+func (a *Authority) WatchSession(ctx context.Context, by Actor, id, reason string) (Session, error) {
+	return a.readSession(ctx, by, "recording.watch", id, "watch", reason)
+}
+
+// readSession permits and records the reading of what was shown in a session.
+func (a *Authority) readSession(ctx context.Context, by Actor, op, id, purpose, reason string) (Session, error) {
 	var s Session
-	event := Event{OpType: "recording.view", ResourceType: "session", ResourceID: id}
+	event := Event{OpType: op, ResourceType: "session", ResourceID: id}
 	if id == "" {
 		event.ResourceID = "-"
 	}
@@ -397,6 +462,9 @@ func (a *Authority) ViewRecording(ctx context.Context, by Actor, id, purpose, re
 		if err := errors.Join(checkText("reason", reason, minNote), checkText("purpose", purpose, 1)); err != nil {
 			return err
 		}
+		if err := w.readable(s, purpose); err != nil {
+			return err
+		}
 		_, err = w.record(map[string]any{"user": s.User, "purpose": purpose, "reason": reason})
 		return err
 	})
@@ -404,4 +472,47 @@ func (a *Authority) ViewRecording(ctx context.Context, by Actor, id, purpose, re
 		return Session{}, err
 	}
 	return s, nil
+}
+
+// KeepWatching answers whether somebody who watches a session, permitted by WatchSession, may go on: nil, or a
+// *Refusal. It is asked again and again, so it makes no event; EndWatch does.
+func (a *Authority) KeepWatching(ctx context.Context, id Identity, session string) error {
+	err := a.db.Watch(ctx, func(tx database.Tx) error {
+		now := a.now()
+		if err := loginAllowed(tx, id, now, false); err != nil {
+			return err
+		}
+		actor, err := loadUser(tx, id.User)
+		if err != nil {
+			return err
+		}
+		s, err := scanSession(tx.QueryRow(selectSessions+"WHERE id = $1", column(session)))
+		if err != nil {
+			return err
+		}
+		has, err := permissions(tx, actor.Name, s.Project, now)
+		if err != nil {
+			return err
+		}
+		if actor.SiteRole != SiteAuditor && !has.Has(PermAudit) {
+			return deny("recording.not-auditor", "You are no auditor of this session's project any more.", "")
+		}
+		return nil
+	})
+	var d *denial
+	if errors.As(err, &d) {
+		return refusal(d.rule, d.sentence, d.cause)
+	}
+	if err != nil {
+		return fmt.Errorf("ask again about the watching of %s: %w", session, err)
+	}
+	return nil
+}
+
+// EndWatch records that the watching of a session was ended, and why: the refusal of KeepWatching, or another error.
+func (a *Authority) EndWatch(ctx context.Context, by Actor, s Session, cause error) *Refusal {
+	r := refusal("watch.unsure", "The gate cannot see any more whether you may look on, and ends it.", fmt.Sprint(cause))
+	_ = errors.As(cause, &r) // else the rule above stands
+	return a.Refuse(ctx, Event{UserID: by.name(), RemoteAddr: by.address(), Connection: by.Connection, OpType: "recording.watch",
+		ResourceType: "session", ResourceID: s.ID, Project: s.Project, Session: s.ID}, r.Rule, r.Sentence, r.Cause)
 }

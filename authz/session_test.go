@@ -147,11 +147,46 @@ func TestViewRecording(t *testing.T) {
 				t.Errorf("the event is %+v", e)
 			}
 		}
-		_, err := w.ViewRecording(ctx, w.as("odin"), "S-none", "replay", goodReason)
+		_, err := w.WatchSession(ctx, w.as("mia"), s.ID, goodReason)
+		w.refused(err, "recording.not-auditor")
+		_, err = w.WatchSession(ctx, w.as("paula"), s.ID, goodReason)
+		w.ok(err)
+		if e := w.last("recording.watch"); e.UserID != "paula" || e.Details["reason"] != goodReason || e.Session != s.ID {
+			t.Errorf("the event is %+v", e)
+		}
+		_, err = w.ViewRecording(ctx, w.as("odin"), "S-none", "replay", goodReason)
 		w.refused(err, "recording.not-auditor")
 		w.ok(w.EndMember(ctx, w.as("mia"), w.member["paula"].ID, "audit is over"))
 		_, err = w.ViewRecording(ctx, w.as("paula"), s.ID, "replay", goodReason)
 		w.refused(err, "recording.not-auditor")
+	})
+}
+
+// TestPromise2_WatchingEndsWithTheRight asks again about one who looks on already; asking makes no event.
+func TestPromise2_WatchingEndsWithTheRight(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		s := w.open(w.ask("alice", ActionShell))
+		_, err := w.WatchSession(t.Context(), w.as("paula"), s.ID, goodReason)
+		w.ok(err)
+		before := len(w.ledger.events(t))
+		w.ok(w.KeepWatching(t.Context(), w.identity("paula"), s.ID))
+		w.ok(w.KeepWatching(t.Context(), w.identity("odin"), s.ID))
+		if after := len(w.ledger.events(t)); after != before {
+			t.Errorf("%d events of asking", after-before)
+		}
+		w.ok(w.EndMember(t.Context(), w.as("mia"), w.member["paula"].ID, "audit is over"))
+		var refused *Refusal
+		if err := w.KeepWatching(t.Context(), w.identity("paula"), s.ID); !errors.As(err, &refused) || refused.Rule != "recording.not-auditor" {
+			t.Errorf("paula goes on: %v", err)
+		}
+		w.ok(w.Freeze(t.Context(), w.as("sara"), "odin", "laptop lost"))
+		err = w.KeepWatching(t.Context(), w.identity("odin"), s.ID)
+		if !errors.As(err, &refused) || refused.Rule != "user.frozen" {
+			t.Errorf("odin goes on: %v", err)
+		}
+		if r := w.EndWatch(t.Context(), w.as("odin"), s, err); r.Reference == "" || w.last("recording.watch").Result != ResultRefused {
+			t.Errorf("the end is %+v, %+v", r, w.last("recording.watch"))
+		}
 	})
 }
 
@@ -168,7 +203,7 @@ func TestSessionIsNotOpenedAfterTheEnd(t *testing.T) {
 func TestPromise5_Epochs(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
 		ctx := t.Context()
-		next := Epoch{ID: "genomics/2027Q1", Project: "genomics", Recipient: strictOne, Strict: recipient, ExpiresAt: start.AddDate(0, 0, 1)}
+		next := Epoch{ID: "genomics/2027Q1", Project: "genomics", Recipient: recipientOf("next"), Strict: recipientOf("nextstrict"), ExpiresAt: start.AddDate(0, 0, 1)}
 		for _, change := range []func(*Epoch){
 			func(e *Epoch) { e.ID = "imaging/2027Q1" },
 			func(e *Epoch) { e.Strict = e.Recipient },
@@ -186,14 +221,18 @@ func TestPromise5_Epochs(t *testing.T) {
 		w.refused(w.AddEpoch(ctx, w.as("adam"), next), "role.missing")
 		w.ok(w.AddProject(ctx, w.as("adam"), Project{Name: "fresh", Title: "Fresh"}))
 		first := next
-		first.ID, first.Project = "fresh/2027Q1", "fresh"
+		first.ID, first.Project, first.Recipient, first.Strict = "fresh/2027Q1", "fresh", recipientOf("first"), recipientOf("firststrict")
 		w.refused(w.AddEpoch(ctx, w.as("sara"), first), "role.missing")
 		w.ok(w.AddEpoch(ctx, w.as("adam"), first))
 		first.ID = "fresh/2027Q2"
 		w.refused(w.AddEpoch(ctx, w.as("adam"), first), "role.missing")
-		again := next
-		again.Recipient, again.Strict = recipient, strictOne // those of 2026Q4
-		w.refused(w.AddEpoch(ctx, w.as("odin"), again), "epoch.same-key")
+		// One key under two names would go with the first of them to be destroyed.
+		for _, halves := range [][2]string{{recipient, strictOne}, {strictOne, recipient}, {recipient, next.Strict}, {next.Recipient, strictOne},
+			{next.Recipient, recipient}, {recipientOf("imaging"), next.Strict}, {next.Recipient, recipientOf("imaging")}, {first.Strict, next.Strict}} {
+			again := next
+			again.Recipient, again.Strict = halves[0], halves[1]
+			w.refused(w.AddEpoch(ctx, w.as("odin"), again), "epoch.same-key")
+		}
 		w.refused(w.AddProject(ctx, w.as("adam"), Project{Name: "over", Until: w.clock.Now()}), "input.period")
 		w.ok(w.AddEpoch(ctx, w.as("odin"), next))
 		w.refused(w.AddEpoch(ctx, w.as("odin"), next), "epoch.exists")

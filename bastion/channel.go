@@ -335,14 +335,15 @@ func (ch *channel) verb(ctx context.Context, command string) ending {
 	}
 	ch.mu.Lock()
 	if t := ch.terminal; t != nil {
-		v.Columns, v.Term = int(t.Columns), true
+		v.Columns, v.Rows, v.Term = int(t.Columns), int(t.Rows), true
 		v.Stdout, v.Stderr = crlf{v.Stdout}, crlf{v.Stderr}
 	}
 	ch.mu.Unlock()
 	return ending{status: uint32(c.server.config.Verbs.Run(ctx, v))}
 }
 
-// isVote says whether a verb casts a vote, which needs a connection of its own.
+// isVote says whether a verb casts a vote, or declares an epoch destroyed, which counts like one: both
+// need a connection of their own.
 func isVote(args []string) bool {
 	var plain []string
 	for _, a := range args {
@@ -350,7 +351,14 @@ func isVote(args []string) bool {
 			plain = append(plain, a)
 		}
 	}
-	return len(plain) >= 2 && plain[0] == "request" && (plain[1] == "approve" || plain[1] == "deny")
+	if len(plain) < 2 {
+		return false
+	}
+	switch plain[0] + " " + plain[1] {
+	case "request approve", "request deny", "epoch destroy":
+		return true
+	}
+	return false
 }
 
 // crlf gives a terminal the carriage returns that it needs.

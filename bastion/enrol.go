@@ -92,8 +92,17 @@ func (ch *channel) enrolled(codes []string) {
 			b.WriteString("\n")
 		}
 	}
-	fmt.Fprintf(&b, "\nFrom now on: ssh %s@%s\n", ch.conn.invited.user.Name, ch.conn.server.config.Name)
+	c := ch.conn.server.config
+	fmt.Fprintf(&b, "\nFrom now on: %s\n", SSHLine(ch.conn.invited.user.Name, c.Name, c.Port))
 	ch.say(b.String())
+}
+
+// SSHLine is the ssh command that comes to the gate under a login name; port 0 is the usual one.
+func SSHLine(login, name string, port int) string {
+	if port == 0 || port == 22 {
+		return fmt.Sprintf("ssh %s@%s", login, name)
+	}
+	return fmt.Sprintf("ssh -p %d %s@%s", port, login, name)
 }
 
 // grouped puts a space after each four characters.

@@ -23,6 +23,7 @@ import (
 	"sallyport/internal/database"
 	"sallyport/internal/testkit"
 	"sallyport/recorder"
+	"sallyport/recorder/ledger"
 	"sallyport/replay"
 )
 
@@ -102,7 +103,7 @@ func (verbs) Run(_ context.Context, v bastion.Verb) int {
 
 // testLedger is the real ledger with a disk that a test can make slow or take away.
 type testLedger struct {
-	*recorder.Ledger
+	*ledger.Ledger
 
 	mu     sync.Mutex    // guards the rest
 	held   chan struct{} // appends wait until it is closed
@@ -144,9 +145,9 @@ func newGate(t testing.TB, options ...gateOption) *gate {
 		people: map[string]*person{}, epochs: map[string]recorder.EpochKeys{}}
 	_, g.node = must2(ed25519.GenerateKey(rand.Reader))
 	db := must(database.Open(ctx, filepath.Join(g.dir, "sallyport.db")))
-	ledger := must(recorder.OpenLedger(recorder.Options{Dir: filepath.Join(g.dir, "ledger"), Node: "N-test", Signer: g.node}))
-	g.ledger = &testLedger{Ledger: ledger}
-	g.recorder = must(recorder.Open(recorder.Options{Dir: filepath.Join(g.dir, "recordings"), Node: "N-test", Signer: g.node}))
+	g.recorder = must(recorder.Open(recorder.Options{Dir: filepath.Join(g.dir, "recordings"), Node: "N-test", Signer: g.node,
+		Secret: make([]byte, ledger.SecretSize), JournalSize: 8 << 20, JournalFiles: 8}))
+	g.ledger = &testLedger{Ledger: g.recorder.Ledger()}
 	g.authority = must(authz.Open(ctx, db, authz.Options{Node: "N-test", Clock: g.clock.Now, Ledger: g.ledger, Issuer: "Sallyport test", MasterKey: [32]byte{1}}))
 	_, host := must2(ed25519.GenerateKey(rand.Reader))
 	hostSigner := must(ssh.NewSignerFromKey(host))
@@ -181,7 +182,6 @@ func newGate(t testing.TB, options ...gateOption) *gate {
 			if err := g.recorder.Close(closing); err != nil {
 				t.Log(err)
 			}
-			ledger.Close()
 			db.Close()
 		})
 	}

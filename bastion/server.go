@@ -20,6 +20,7 @@ import (
 // Config is what a Server is made from. Zero limits take their defaults.
 type Config struct {
 	Name      string // the gate's public name, for sentences
+	Port      int    // its public port, for the same; 0 or 22 for the usual one
 	Authority *authz.Authority
 	Recorder  *recorder.Recorder
 	Verbs     Verbs
@@ -34,6 +35,8 @@ type Config struct {
 	Clock func() time.Time // nil: time.Now
 	// SourceAddress, when not empty, goes into certificates as the source-address critical option (CIDR list).
 	SourceAddress string
+	// Ready, if set, says why no session may begin, beside what the server sees itself; nil error: one may.
+	Ready func() error
 }
 
 // Limits bound what a client can take. The defaults are those of DefaultLimits.
@@ -146,18 +149,26 @@ func New(c Config) (*Server, error) {
 func (s *Server) now() time.Time { return s.config.Clock().UTC() }
 
 // Health returns nil when the node takes sessions, else why not.
-func (s *Server) Health() error {
+func (s *Server) Health() error { return s.ready(false) }
+
+// ready is Health for a session that may be what makes room on a full disk.
+func (s *Server) ready(rescue bool) error {
 	s.mu.Lock()
 	draining := s.draining
 	s.mu.Unlock()
 	if draining {
 		return errors.New("draining: no new sessions")
 	}
-	if err := s.recorder.Ready(); err != nil {
+	if err := s.recorder.Ready(rescue); err != nil {
 		return err
 	}
 	if err := s.authority.Err(); err != nil {
 		return err
+	}
+	if s.config.Ready != nil && !rescue {
+		if err := s.config.Ready(); err != nil {
+			return err
+		}
 	}
 	return s.live.fresh()
 }

@@ -25,6 +25,8 @@ type session struct {
 	route     authz.Route
 	record    authz.Session
 	recording *recorder.Recording
+	rescue    bool        // it may use what is kept for a full disk
+	closed    int64       // the ledger's entry of the recording's end
 	upstream  ssh.Channel // set once the program runs; guarded by ch.mu
 	ctx       context.Context
 	cancel    context.CancelCauseFunc
@@ -70,7 +72,8 @@ func (s *session) run(ctx context.Context, work *sync.WaitGroup, decision authz.
 	s.ctx, s.cancel = context.WithCancelCause(ctx)
 	defer s.cancel(nil)
 	c := s.ch.conn
-	if err := s.server.Health(); err != nil {
+	s.rescue = s.mayRescue(ctx, decision)
+	if err := s.server.ready(s.rescue); err != nil {
 		return s.notRecorded(err)
 	}
 	epoch, err := s.server.authority.CurrentEpoch(ctx, s.route.Project)
@@ -108,6 +111,7 @@ func (s *session) run(ctx context.Context, work *sync.WaitGroup, decision authz.
 	}
 	s.attach()
 	defer s.detach()
+	work.Go(s.endWhenUnrecorded)
 	// Between the decision and now something may have changed.
 	s.server.live.look(ctx, []*session{s})
 	if up.upstream == nil {
@@ -124,6 +128,28 @@ func (s *session) run(ctx context.Context, work *sync.WaitGroup, decision authz.
 		err = up.err
 	}
 	return s.finish(e, err)
+}
+
+// endWhenUnrecorded ends a session whose own recording has failed, also while
+// nobody types and nothing is shown.
+func (s *session) endWhenUnrecorded() {
+	select {
+	case <-s.recording.Done():
+		if err := s.recording.Err(); errors.Is(err, recorder.ErrFailed) {
+			s.cancel(err)
+		}
+	case <-s.ctx.Done():
+	}
+}
+
+// mayRescue reports whether the session is one that people make room with on a
+// full disk: a site administrator's, or an operator's by an approved request.
+func (s *session) mayRescue(ctx context.Context, d authz.Decision) bool {
+	if s.route.Role == authz.RoleOperator && d.Obligations.Grant != "" {
+		return true
+	}
+	u, err := s.server.authority.User(ctx, s.ch.conn.identity.User)
+	return err == nil && u.SiteRole == authz.SiteAdmin // a state that can't be read is found out by the next step
 }
 
 // bookTime bounds the entry of a session's begin and end.
@@ -150,7 +176,7 @@ func (s *session) meta(epoch authz.Epoch) (recorder.Meta, recorder.Keys) {
 	r := s.record
 	m := recorder.Meta{Session: r.ID, Number: r.Number, Node: r.Node, Connection: r.Connection, Epoch: epoch.ID,
 		Start: r.StartedAt, User: r.User, Project: r.Project, Server: r.Server, Account: r.Account,
-		Action: string(r.Action), PTY: r.PTY, RemoteAddr: r.RemoteAddr, Request: r.Request}
+		Action: string(r.Action), PTY: r.PTY, RemoteAddr: r.RemoteAddr, Request: r.Request, Rescue: s.rescue}
 	s.ch.mu.Lock()
 	if t := s.ch.terminal; t != nil {
 		m.Term, m.Columns, m.Rows = t.Term, t.Columns, t.Rows
@@ -208,11 +234,30 @@ func (s *session) finish(e ending, err error) ending {
 		result, e = "recording-failed", ending{status: exitRecording}
 		s.ch.tell(s.failedSentence(err))
 	}
-	if failed := s.close(result, e.status); failed != nil && result != "recording-failed" {
+	failed := s.close(result, e.status)
+	switch {
+	case failed != nil && result != "recording-failed":
 		e = ending{status: exitRecording}
 		s.ch.tell(s.failedSentence(failed))
+	case failed == nil && result != "client-gone":
+		s.giveReceipt()
 	}
 	return e
+}
+
+// giveReceipt ends an interactive session with a line that the person may keep:
+// what the ledger claims about the recording, signed. Nobody can take the recording
+// away later without contradicting it. The line itself can't be in the recording, which is closed.
+func (s *session) giveReceipt() {
+	if s.recording == nil || s.record.Head == "" || !s.ch.hasPTY() {
+		return
+	}
+	line, err := s.server.recorder.Ledger().Receipt(s.closed)
+	if err != nil {
+		s.log.Error("no receipt for the session", "error", err)
+		return
+	}
+	s.ch.write("\rreceipt: " + line + "\r\n")
 }
 
 // cutResult names the end of a session that did not end by itself.
@@ -237,7 +282,7 @@ func (s *session) close(result string, status uint32) error {
 	if s.recording != nil {
 		end, err := s.recording.Close(ctx, result)
 		failed = err
-		s.record.Head = end.Head
+		s.record.Head, s.closed = end.Head, end.Index
 		if err != nil {
 			result = "recording-failed"
 		}

@@ -15,9 +15,9 @@ type Verb struct {
 	Stdin    io.Reader
 	Stdout   io.Writer
 	Stderr   io.Writer
-	// Columns is the terminal's width, 0 when there is none.
-	Columns int
-	Term    bool // output goes to a terminal
+	// Columns and Rows are the terminal's size, 0 when there is none.
+	Columns, Rows int
+	Term          bool // output goes to a terminal
 }
 
 // Verbs serves the command tree. It returns the exit code of the design: 0 ok, 1 failed,

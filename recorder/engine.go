@@ -2,78 +2,237 @@ package recorder
 
 import (
 	"context"
-	"crypto/cipher"
-	"crypto/ed25519"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
 	"sync"
+	"sync/atomic"
+	"time"
+
+	"sallyport/recorder/journal"
+	"sallyport/recorder/ledger"
+	"sallyport/recorder/trec"
 )
 
-// Recorder starts recordings. Safe for concurrent use.
-//
-// This engine writes one file a session, each with its own committer.
+// Recorder is the recording engine of one node: its journal, its ledger, and a
+// sealer for each live session. Safe for concurrent use.
 type Recorder struct {
-	o      Options
-	groups sync.Pool // *group, so that idle sessions hold no buffers
-	blocks sync.Pool // *[]byte, sealed blocks on their way to the disk
+	o        Options
+	journal  *journal.Journal
+	ledger   *ledger.Ledger
+	codecs   *trec.Codecs
+	buffers  sync.Pool     // *[]byte, for queues
+	queued   atomic.Int64  // bytes in the queues of all sessions
+	unsealed atomic.Int64  // bytes of frames that rest in the journal only
+	syncing  chan struct{} // one place for each fdatasync of a sealer at a time
+	synced   atomic.Uint64 // how many of them have returned
+	moved    Moves
+	hasten   chan struct{} // of one place: the journal fills up
+	settling atomic.Bool
+	rescueMu sync.Mutex    // guards the files that rescue sessions begin with
+	stop     chan struct{} // closed by Close
+	watching sync.WaitGroup
 
-	mu     sync.Mutex // guards what follows
-	open   map[string]*Recording
-	failed chan struct{} // closed when err is set by a failure
-	err    error
-	closed bool
+	mu   sync.Mutex // guards what follows
+	open map[string]*Recording
+	held []*Recording // ended, with frames that only the journal has
+	// lettingGo is closed when a move of frames that are held is over; nil: none runs.
+	lettingGo chan struct{}
+	failed    chan struct{} // closed when err is set by a failure
+	err       error
+	closed    bool
 }
 
-const recordingSuffix = ".rec"
+// recordingSuffix ends the name of a recording.
+const recordingSuffix = ".trec"
+
+// syncsAtOnce is how many sealers may sync at once: more would only make the
+// journal's own commits wait.
+const syncsAtOnce = 2
 
 // sessionName keeps a session's name from being anything but a file's name.
-var sessionName = regexp.MustCompile(`^S-[0-9A-Za-z]{1,64}$`)
+var sessionName = regexp.MustCompile(`^S-[0-9A-Za-z]{1,62}$`)
 
-// Open prepares dir. It fails when dir can't be written durably.
+// Open opens the journal and the ledger, and brings what a crash left in the
+// journal to where it belongs: frames of sessions, still sealed, into their
+// recordings, and the ledger's entries into the ledger. It fails while another
+// process has the journal open, when a folder can't be written durably, and when that of
+// the recordings is not the one that the node had before, say for want of its disk; a crash
+// of Open, or its failure, loses nothing. Recover ends the recordings afterwards.
 func Open(o Options) (*Recorder, error) {
 	if err := o.fill(); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+	for _, dir := range []string{o.Dir, o.JournalDir, o.LedgerDir, o.LedgerKeys} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("recordings: %w", err)
+		}
+	}
+	r := &Recorder{o: o, open: map[string]*Recording{}, failed: make(chan struct{}), stop: make(chan struct{}), hasten: make(chan struct{}, 1),
+		syncing: make(chan struct{}, syncsAtOnce)}
+	r.buffers.New = func() any { return new([]byte) }
+	var err error
+	if r.codecs, err = trec.NewCodecs(0); err != nil {
+		return nil, err
+	}
+	if err := r.checkFolder(); err != nil {
 		return nil, fmt.Errorf("recordings: %w", err)
 	}
-	if err := probe(o); err != nil {
-		return nil, fmt.Errorf("recordings can't be written durably: %w", err)
+	if err := r.openStores(); err != nil {
+		return nil, err
 	}
-	r := &Recorder{o: o, open: map[string]*Recording{}, failed: make(chan struct{})}
-	r.groups.New = func() any { return new(group) }
-	r.blocks.New = func() any { return new([]byte) }
+	r.keepRescueFiles()
+	r.watching.Go(r.watch)
 	return r, nil
 }
 
+func (r *Recorder) ledgerOptions() ledger.Options {
+	o := &r.o
+	return ledger.Options{Dir: o.LedgerDir, KeysDir: o.LedgerKeys, Node: o.Node, Signer: o.Signer, Secret: o.Secret,
+		Written: o.Mode == journal.Written, FailAfter: o.FailAfter, Clock: o.Clock, Random: o.Random, Log: o.Log}
+}
+
+// openStores opens journal and ledger, which recovers them.
+func (r *Recorder) openStores() error {
+	o := &r.o
+	m := mover{r: r}
+	var err error
+	r.journal, err = journal.Open(journal.Options{
+		Dir: o.JournalDir, Node: o.Node, Mode: o.Mode, FileSize: o.JournalSize, MaxFiles: o.JournalFiles, Reserve: o.Reserve,
+		MinFree: o.MinFree, MaxPending: o.MaxPending, WarnAfter: o.WarnAfter, FailAfter: o.FailAfter,
+		Clock: o.Clock, Random: o.Random, Log: o.Log, Order: m.order, Used: r.used, Damaged: o.Damaged,
+	}, m.visit)
+	if err = errors.Join(err, m.close()); err != nil {
+		if r.journal != nil {
+			err = errors.Join(err, r.closeJournal())
+		}
+		return fmt.Errorf("the journal in %s: %w", o.JournalDir, err)
+	}
+	r.moved = m.moves
+	if err := r.probe(); err != nil {
+		return errors.Join(fmt.Errorf("recordings can't be written durably: %w", err), r.closeJournal())
+	}
+	if r.ledger, err = ledger.Open(r.ledgerOptions(), r.journal); err != nil {
+		return errors.Join(fmt.Errorf("the ledger in %s: %w", o.LedgerDir, err), r.closeJournal())
+	}
+	return nil
+}
+
+func (r *Recorder) closeJournal() error {
+	ctx, cancel := context.WithTimeout(context.Background(), r.o.FailAfter)
+	defer cancel()
+	return r.journal.Close(ctx)
+}
+
 // probe writes and syncs a file, as every recording will.
-func probe(o Options) error {
-	path := filepath.Join(o.Dir, ".probe")
+func (r *Recorder) probe() error {
+	path := filepath.Join(r.o.Dir, ".probe")
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	f, err := o.create(path)
+	f, err := createFile(path)
 	if err != nil {
 		return err
 	}
-	err = writeAll(f, []byte(FileMagic))
+	err = writeAll(f, []byte("probe"))
 	if err == nil {
 		err = f.Sync()
 	}
 	err = errors.Join(err, f.Close(), os.Remove(path))
 	if err == nil {
-		err = syncDir(o.Dir)
+		err = syncDir(r.o.Dir)
 	}
 	return err
 }
 
+// watch ends everything when the journal or the ledger has failed, makes sealers hasten
+// while the journal fills up, and has frames moved that nobody seals any more.
+func (r *Recorder) watch() {
+	again := time.NewTicker(r.o.FailAfter)
+	defer again.Stop()
+	for {
+		select {
+		case <-again.C:
+			r.letGo()
+			continue
+		case <-r.hasten:
+			r.mu.Lock()
+			for _, rec := range r.open {
+				rec.queue.set(func() { rec.queue.urgent = true })
+			}
+			r.mu.Unlock()
+			if r.settling.CompareAndSwap(false, true) {
+				r.watching.Go(r.settle)
+			}
+			r.letGo()
+			continue
+		case <-r.journal.Failed():
+			r.fail(r.journal.Failure())
+		case <-r.ledger.Failed():
+			r.fail(r.ledger.Err())
+		case <-r.stop:
+		}
+		return
+	}
+}
+
+// settle makes the ledger give back its room in the journal.
+func (r *Recorder) settle() {
+	defer r.settling.Store(false)
+	ctx, cancel := context.WithTimeout(context.Background(), r.o.FailAfter)
+	defer cancel()
+	if err := r.ledger.Settle(ctx); err != nil && r.ledger.Err() == nil {
+		r.o.Log.Warn("the ledger keeps its room in the journal", "error", err)
+	}
+}
+
+// used hears of each file that the journal begins. A session that has typed one
+// key holds up all files since: when a quarter is in use everybody seals.
+func (r *Recorder) used(files int) {
+	if files < max(3, (r.o.JournalFiles-r.o.Reserve)/4) { // one is always made ready ahead
+		return
+	}
+	select {
+	case r.hasten <- struct{}{}:
+	default:
+	}
+}
+
+// fail makes the failure of what all recordings share that of each.
+func (r *Recorder) fail(cause error) {
+	r.mu.Lock()
+	var open []*Recording
+	if r.err == nil {
+		r.err = fmt.Errorf("%w: %w", ErrFailed, cause)
+		close(r.failed)
+		r.o.Log.Error("recording failed, all sessions end and no new one starts", "error", cause)
+		for _, rec := range r.open {
+			open = append(open, rec)
+		}
+	}
+	r.mu.Unlock()
+	for _, rec := range open {
+		rec.fail(cause)
+	}
+}
+
+// Ledger is the node's ledger; Close ends it.
+func (r *Recorder) Ledger() *ledger.Ledger { return r.ledger }
+
+// Failed is closed when journal or ledger have failed, and with them every recording.
+func (r *Recorder) Failed() <-chan struct{} { return r.failed }
+
+// Path returns where a session's recording rests.
+func (r *Recorder) Path(session string) string {
+	return filepath.Join(r.o.Dir, filepath.Base(session)+recordingSuffix)
+}
+
 // Ready returns nil while a new session could be recorded, else why not
-// (wraps ErrFailed, or ErrNoSpace and says how much space is missing).
-func (r *Recorder) Ready() error {
+// (wraps ErrFailed, or ErrNoSpace and says what is missing). With rescue it is
+// about a session that may use the journal's reserve and needs no room for its file.
+func (r *Recorder) Ready(rescue bool) error {
 	r.mu.Lock()
 	err := r.err
 	if err == nil && r.closed {
@@ -82,6 +241,23 @@ func (r *Recorder) Ready() error {
 	r.mu.Unlock()
 	if err != nil {
 		return err
+	}
+	if err := r.journal.Ready(rescue); errors.Is(err, journal.ErrNoSpace) {
+		return fmt.Errorf("%w: %w", ErrNoSpace, err)
+	} else if err != nil {
+		return fmt.Errorf("%w: %w", ErrFailed, err)
+	}
+	if err := r.ledger.Err(); err != nil {
+		return fmt.Errorf("%w: %w", ErrFailed, err)
+	}
+	if rescue {
+		return nil
+	}
+	if err := r.ledger.Full(); err != nil {
+		return fmt.Errorf("%w: %w", ErrNoSpace, err)
+	}
+	if n := r.unsealed.Load(); n > r.o.MaxUnsealed {
+		return fmt.Errorf("%w: %d MiB rest in the journal only", ErrNoSpace, n>>20)
 	}
 	free, err := r.o.free(r.o.Dir)
 	if err != nil {
@@ -93,287 +269,46 @@ func (r *Recorder) Ready() error {
 	return nil
 }
 
-// Failed is closed when the recorder as a whole has failed.
-func (r *Recorder) Failed() <-chan struct{} { return r.failed }
-
-// Path returns where a session's recording rests.
-func (r *Recorder) Path(session string) string {
-	return filepath.Join(r.o.Dir, filepath.Base(session)+recordingSuffix)
-}
-
-// Start begins the recording of a session; its header is durable when Start
-// returns. The end of ctx does not interrupt it: the ledger has the session by
-// now, so there has to be a recording with an end, even of a client that has
-// just left. Options.FailAfter bounds how long it takes.
-func (r *Recorder) Start(_ context.Context, m Meta, k Keys) (*Recording, error) {
-	if err := r.Ready(); err != nil {
-		return nil, err
-	}
-	if !sessionName.MatchString(m.Session) {
-		return nil, fmt.Errorf("%q can't be the name of a session", m.Session)
-	}
-	if m.Node != "" && m.Node != r.o.Node {
-		return nil, fmt.Errorf("session %s belongs to node %s, not %s", m.Session, m.Node, r.o.Node)
-	}
-	m.Node = r.o.Node
-	if m.Start.IsZero() {
-		m.Start = r.o.Clock()
-	}
-	m.Start = m.Start.UTC()
-	rec, prelude, err := r.prepare(m, k)
-	if err != nil {
-		return nil, fmt.Errorf("session %s: %w", m.Session, err)
-	}
-	if err := r.register(rec); err != nil {
-		return nil, err
-	}
-	go rec.run(prelude)
-	select {
-	case <-rec.started:
-		return rec, nil
-	case <-rec.done:
-		return nil, rec.Err()
-	}
-}
-
-// prepare makes keys and the first two blocks, and creates the file.
-func (r *Recorder) prepare(m Meta, k Keys) (*Recording, []byte, error) {
-	h := Header{Version: 1, Type: TypeRecording, Session: m.Session, Node: m.Node, Epoch: m.Epoch,
-		Suite: SuiteSealed, Start: m.Start, Signer: SignerID(r.o.Signer.Public().(ed25519.PublicKey))}
-	rec := &Recording{r: r, session: m.Session, chain: newChain(r.o.Signer), started: make(chan struct{}),
-		done: make(chan struct{}), stopped: make(chan struct{}), strictInput: m.PTY}
-	rec.work.L, rec.space.L = &rec.mu, &rec.mu
-	rec.watch()
-	var err error
-	if rec.main, h.Commit, h.Envelope, err = sealKey(k.Recipient); err != nil {
-		return nil, nil, err
-	}
-	if m.PTY {
-		if rec.strict, h.CommitStrict, h.EnvelopeStrict, err = sealKey(k.Strict); err != nil {
-			return nil, nil, fmt.Errorf("strict: %w", err)
-		}
-	}
-	header, err := h.encode()
-	if err != nil {
-		return nil, nil, err
-	}
-	meta, err := json.Marshal(m)
-	if err != nil {
-		return nil, nil, err
-	}
-	if len(meta) > maxHeaderPayload-tagSize {
-		return nil, nil, errors.New("its description is too long")
-	}
-	prelude := []byte(FileMagic)
-	prelude = rec.chain.append(prelude, BlockInfo{Type: BlockHeader, Time: m.Start}, header, nil)
-	prelude = rec.chain.append(prelude, BlockInfo{Type: BlockMeta, Class: ClassMain, Time: m.Start}, meta, rec.main)
-	if rec.file, err = r.o.create(r.Path(m.Session)); errors.Is(err, os.ErrExist) {
-		return nil, nil, errors.New("it is already recorded")
-	} else if err != nil {
-		// Nothing was begun that could break, so the node need not stop:
-		// the cause may pass (too many open files).
-		return nil, nil, fmt.Errorf("%w: %w", ErrFailed, err)
-	}
-	return rec, prelude, nil
-}
-
-func (r *Recorder) register(rec *Recording) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.err != nil || r.closed {
-		// Nothing is in it yet.
-		return errors.Join(r.err, ErrClosed, rec.file.Close(), os.Remove(r.Path(rec.session)))
-	}
-	r.open[rec.session] = rec
-	return nil
-}
-
 func (r *Recorder) forget(rec *Recording) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.open, rec.session)
 }
 
-// fail makes the failure of one file that of the whole node, since the disk
-// that failed one recording is the disk of all.
-func (r *Recorder) fail(cause error) error {
-	err := fmt.Errorf("%w: %w", ErrFailed, cause)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.err == nil {
-		r.err = err
-		close(r.failed)
-		r.o.Log.Error("recording failed, no new session starts", "error", cause)
-	}
-	return err
-}
-
-// Close waits for open recordings to end or ctx to be done. It starts no more.
+// Close starts no more recordings, waits for those that are open to end, or for ctx to
+// be done, and ends ledger and journal, which get a time of their own for it. Of what is still open the frames are in
+// the journal, and are moved by the next Open.
 func (r *Recorder) Close(ctx context.Context) error {
 	r.mu.Lock()
+	already := r.closed
 	r.closed = true
 	var open []*Recording
 	for _, rec := range r.open {
 		open = append(open, rec)
 	}
 	r.mu.Unlock()
+	if already {
+		return nil
+	}
+	var errs []error
 	for _, rec := range open {
 		select {
 		case <-rec.stopped:
 		case <-ctx.Done():
-			return fmt.Errorf("recording %s is still open: %w", rec.session, ctx.Err())
+			errs = append(errs, fmt.Errorf("recording %s is still open: %w", rec.session, ctx.Err()))
 		}
 	}
-	return nil
-}
-
-// Recording is the recording of one live session. Safe for concurrent use.
-//
-// Append encodes frames into groups; one goroutine (run) takes all groups that
-// have gathered, seals them, and commits them with one write and one sync.
-// While it does so the next groups gather, so the slower the disk, the larger
-// the commits.
-type Recording struct {
-	r           *Recorder
-	session     string
-	strictInput bool
-	file        file          // used by run only
-	chain       *chain        // used by run only
-	main        cipher.AEAD   // used by run only
-	strict      cipher.AEAD   // used by run only
-	deadline    deadline      // of the write that is under way
-	started     chan struct{} // closed when the header is durable
-	done        chan struct{} // closed when err is set
-	stopped     chan struct{} // closed when run has returned
-
-	mu      sync.Mutex // guards what follows
-	work    sync.Cond  // for run: frames or closing
-	space   sync.Cond  // for Append: less is pending
-	groups  []*group   // filled, oldest first; the last may still grow
-	last    Position   // of the last frame handed over
-	durable Position
-	pending int64 // bytes handed over but not durable
-	in, out int64 // bytes of data
-	notify  chan struct{}
-	closing bool
-	reason  string
-	err     error
-	result  Result
-}
-
-// Append takes ownership of a frame and returns its position. It blocks only
-// while too much is waiting to become durable, and never drops. The frame's
-// data is copied; its owner may use the slice again when Append returns.
-func (r *Recording) Append(f Frame) (Position, error) {
-	if len(f.Data) > MaxFrame {
-		return 0, fmt.Errorf("a frame of %d bytes is larger than %d", len(f.Data), MaxFrame)
+	close(r.stop)
+	r.watching.Wait()
+	if err := r.awaitLetGo(ctx); err != nil {
+		errs = append(errs, err)
 	}
-	if !f.Kind.Known() {
-		return 0, fmt.Errorf("unknown kind of frame %q", byte(f.Kind))
+	failed := r.journal.Failure() != nil
+	if err := r.ledger.Close(); err != nil && !failed {
+		errs = append(errs, err)
 	}
-	if f.Time.IsZero() {
-		f.Time = r.r.o.Clock()
+	if err := r.closeJournal(); err != nil && !failed {
+		errs = append(errs, err)
 	}
-	micros := f.Time.UnixMicro()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for r.pending >= r.r.o.MaxPending && r.err == nil && !r.closing {
-		r.space.Wait()
-	}
-	if r.err != nil {
-		return 0, r.err
-	}
-	if r.closing {
-		return 0, ErrClosed
-	}
-	r.last++
-	var g *group
-	if n := len(r.groups); n > 0 {
-		g = r.groups[n-1]
-	}
-	if g == nil || g.size()+len(f.Data) > blockTarget && g.span > 0 {
-		g = r.r.groups.Get().(*group)
-		g.reset(r.last, micros)
-		r.groups = append(r.groups, g)
-	}
-	g.add(r.last, f.Kind, micros, f.Data, r.strictInput && f.Kind == KindInput)
-	r.pending += int64(len(f.Data)) + frameOverhead
-	switch f.Kind {
-	case KindInput:
-		r.in += int64(len(f.Data))
-	case KindOutput, KindStderr, KindGate:
-		r.out += int64(len(f.Data))
-	}
-	r.work.Signal()
-	return r.last, nil
-}
-
-// Durable is the highest position that will survive a crash.
-func (r *Recording) Durable() Position {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.durable
-}
-
-// Wait returns once p is durable, or with an error that wraps ErrFailed, or
-// with ErrClosed when the recording ended before p, or with ctx's.
-func (r *Recording) Wait(ctx context.Context, p Position) error {
-	for {
-		r.mu.Lock()
-		if r.durable >= p || r.err != nil {
-			err := r.err
-			if r.durable >= p {
-				err = nil
-			}
-			r.mu.Unlock()
-			return err
-		}
-		if r.notify == nil {
-			r.notify = make(chan struct{})
-		}
-		notify := r.notify
-		r.mu.Unlock()
-		select {
-		case <-notify:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
-// Done is closed when the recording has failed or is closed; Err says which.
-func (r *Recording) Done() <-chan struct{} { return r.done }
-
-// Err is nil while all is well, ErrClosed after Close, else wraps ErrFailed.
-func (r *Recording) Err() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.err
-}
-
-// Close appends the signed end and makes it durable. Calls after the first
-// wait for it and return the same result.
-func (r *Recording) Close(ctx context.Context, reason string) (Result, error) {
-	r.abandon(reason)
-	select {
-	case <-r.done:
-	case <-ctx.Done():
-		return Result{}, ctx.Err()
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if errors.Is(r.err, ErrFailed) {
-		return r.result, r.err
-	}
-	return r.result, nil
-}
-
-func (r *Recording) abandon(reason string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if !r.closing {
-		r.closing, r.reason = true, reason
-		r.work.Signal()
-		r.space.Broadcast()
-	}
+	return errors.Join(errs...)
 }

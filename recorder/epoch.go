@@ -55,6 +55,7 @@ func (k EpochKeys) Identities() (ordinary, strict []age.Identity, err error) {
 }
 
 const (
+	fieldEpoch          = "epoch"
 	fieldRecipient      = "recipient"
 	fieldStrict         = "strict-recipient"
 	fieldIdentity       = "identity"
@@ -64,7 +65,7 @@ const (
 // MarshalPrivate is the private file. The caller writes it with mode 0600
 // where the auditor is. name tells people which project and epoch it is for.
 func (k EpochKeys) MarshalPrivate(name string) []byte {
-	return k.marshal("# Sallyport epoch key, PRIVATE: " + oneLine(name) + `
+	return k.marshal(name, "# Sallyport epoch key, PRIVATE: "+oneLine(name)+`
 # Whoever holds this file can read every recording of the project and epoch.
 # Keep it with the project's auditors, with a copy in escrow, and never on the
 # bastion. Without it the recordings can not be read by anybody; destroying
@@ -75,17 +76,17 @@ func (k EpochKeys) MarshalPrivate(name string) []byte {
 
 // MarshalPublic is the public file, for the node.
 func (k EpochKeys) MarshalPublic(name string) []byte {
-	return k.Public().marshal("# Sallyport epoch key, public: " + oneLine(name) + `
+	return k.Public().marshal(name, "# Sallyport epoch key, public: "+oneLine(name)+`
 # The node seals the project's recordings with it. It opens nothing.
 `)
 }
 
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
 
-func (k EpochKeys) marshal(comment string) []byte {
+func (k EpochKeys) marshal(name, comment string) []byte {
 	var b bytes.Buffer
 	b.WriteString(comment)
-	for _, f := range [][2]string{{fieldRecipient, k.Recipient}, {fieldStrict, k.Strict},
+	for _, f := range [][2]string{{fieldEpoch, oneLine(name)}, {fieldRecipient, k.Recipient}, {fieldStrict, k.Strict},
 		{fieldIdentity, k.Identity}, {fieldStrictIdentity, k.StrictIdentity}} {
 		if f[1] != "" {
 			fmt.Fprintf(&b, "%s: %s\n", f[0], f[1])
@@ -98,8 +99,14 @@ func (k EpochKeys) marshal(comment string) []byte {
 // there; the identities may be missing, and must fit the recipients if not.
 // An error names the line and never shows a private key.
 func ParseEpochKeys(text []byte) (EpochKeys, error) {
-	var k EpochKeys
-	fields := map[string]*string{fieldRecipient: &k.Recipient, fieldStrict: &k.Strict,
+	k, _, err := ParseEpochFile(text)
+	return k, err
+}
+
+// ParseEpochFile is ParseEpochKeys, and returns the name of the epoch too, as
+// the file has it; "" when it has none.
+func ParseEpochFile(text []byte) (k EpochKeys, epoch string, err error) {
+	fields := map[string]*string{fieldEpoch: &epoch, fieldRecipient: &k.Recipient, fieldStrict: &k.Strict,
 		fieldIdentity: &k.Identity, fieldStrictIdentity: &k.StrictIdentity}
 	scanner := bufio.NewScanner(bytes.NewReader(text))
 	for line := 1; scanner.Scan(); line++ {
@@ -110,20 +117,20 @@ func ParseEpochKeys(text []byte) (EpochKeys, error) {
 		name, value, ok := strings.Cut(s, ":")
 		field := fields[strings.TrimSpace(name)]
 		if !ok || field == nil {
-			return EpochKeys{}, fmt.Errorf("epoch key line %d: not a line of this file", line)
+			return EpochKeys{}, "", fmt.Errorf("epoch key line %d: not a line of this file", line)
 		}
 		if *field != "" {
-			return EpochKeys{}, fmt.Errorf("epoch key line %d: %s is given twice", line, strings.TrimSpace(name))
+			return EpochKeys{}, "", fmt.Errorf("epoch key line %d: %s is given twice", line, strings.TrimSpace(name))
 		}
 		*field = strings.TrimSpace(value)
 	}
 	if err := scanner.Err(); err != nil {
-		return EpochKeys{}, fmt.Errorf("epoch key: %w", err)
+		return EpochKeys{}, "", fmt.Errorf("epoch key: %w", err)
 	}
 	if err := checkPair(fieldRecipient, k.Recipient, k.Identity); err != nil {
-		return EpochKeys{}, err
+		return EpochKeys{}, "", err
 	}
-	return k, checkPair(fieldStrict, k.Strict, k.StrictIdentity)
+	return k, epoch, checkPair(fieldStrict, k.Strict, k.StrictIdentity)
 }
 
 func checkPair(name, recipient, identity string) error {

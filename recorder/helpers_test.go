@@ -5,16 +5,21 @@ import (
 	"context"
 	"crypto/ed25519"
 	"errors"
-	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"sallyport/internal/testkit"
+	"sallyport/recorder/ledger"
+	"sallyport/recorder/trec"
 )
 
-// testSigner is the same in every run, so that golden files stay the same.
+// testSigner is the same in every run.
 func testSigner(seed byte) ed25519.PrivateKey {
 	return ed25519.NewKeyFromSeed(bytes.Repeat([]byte{seed}, ed25519.SeedSize))
 }
@@ -33,8 +38,14 @@ func must(t testing.TB, err error) {
 	}
 }
 
+// testOptions are those of a node whose state is in a folder of its own.
 func testOptions(t testing.TB) Options {
-	return Options{Dir: t.TempDir(), Node: "N-test", Signer: testSigner(1)}
+	return optionsIn(t.TempDir())
+}
+
+func optionsIn(state string) Options {
+	return Options{Dir: filepath.Join(state, "recordings"), Node: "N-test", Signer: testSigner(1), Secret: bytes.Repeat([]byte{7}, 32),
+		JournalSize: 8 << 20, JournalFiles: 8}
 }
 
 func testMeta(session string, pty bool) Meta {
@@ -46,20 +57,24 @@ func open(t testing.TB, o Options) *Recorder {
 	t.Helper()
 	r, err := Open(o)
 	must(t, err)
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		if err := r.Close(ctx); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(func() { shut(t, r) })
 	return r
+}
+
+func shut(t testing.TB, r *Recorder) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := r.Close(ctx); err != nil {
+		t.Error(err)
+	}
 }
 
 func start(t testing.TB, r *Recorder, session string, pty bool, k EpochKeys) *Recording {
 	t.Helper()
 	rec, err := r.Start(t.Context(), testMeta(session, pty), k.Keys())
 	must(t, err)
+	t.Cleanup(func() { _, _ = rec.Close(patience(t), "exited") }) // if the test has not
 	return rec
 }
 
@@ -70,69 +85,130 @@ func appendFrame(t testing.TB, rec *Recording, k Kind, data string) Position {
 	return p
 }
 
-// plain is a recording read back.
+func appendDurable(t testing.TB, rec *Recording, k Kind, data string) Position {
+	t.Helper()
+	p := appendFrame(t, rec, k, data)
+	must(t, rec.Wait(patience(t), p))
+	return p
+}
+
+// plain is a recording read back with the auditors' keys.
 type plain struct {
-	header  Header
-	meta    Meta
 	entries []Entry
-	end     *End
-	blocks  int
+	ending  trec.Ending
+	facts   *trec.Facts
+	sealed  uint64
 	err     error // what ended the reading, nil at the end of the file
 }
 
-// readBack reads a file as far as it goes, main and strict frames by position.
-func readBack(t testing.TB, data []byte, k EpochKeys, key ed25519.PublicKey) plain {
+// text is what the frames of a kind hold.
+func (p plain) text(k Kind) string {
+	var b strings.Builder
+	for _, e := range p.entries {
+		if e.Kind == k {
+			b.Write(e.Data)
+		}
+	}
+	return b.String()
+}
+
+// frames is how many frames there are, without keyframes.
+func (p plain) frames() Position {
+	n := Position(0)
+	for _, e := range p.entries {
+		if e.Kind != trec.KindKeyframe {
+			n++
+		}
+	}
+	return n
+}
+
+func trecKeys(t testing.TB, k EpochKeys) trec.Keys {
 	t.Helper()
-	var p plain
 	ordinary, strict, err := k.Identities()
 	must(t, err)
-	b, err := NewBlockReader(bytes.NewReader(data))
+	return trec.Keys{Main: ordinary, Strict: strict, Node: testSigner(1).Public().(ed25519.PublicKey), Journal: JournalFrames{}}
+}
+
+func readBack(t testing.TB, path string, k EpochKeys) plain {
+	t.Helper()
+	f, err := os.Open(path)
+	must(t, err)
+	defer f.Close()
+	var p plain
+	r, err := trec.NewReader(f, trecKeys(t, k))
 	if err != nil {
 		p.err = err
 		return p
 	}
-	var o *Opener
 	for {
-		block, err := b.Next()
+		e, err := r.Next()
 		if errors.Is(err, io.EOF) {
-			return p
+			break
 		}
 		if err != nil {
 			p.err = err
 			return p
 		}
-		if !block.SignedBy(key) {
-			p.err = fmt.Errorf("block %d is not signed", block.Sequence)
-			return p
+		e.Data = bytes.Clone(e.Data)
+		p.entries = append(p.entries, e)
+	}
+	p.ending, p.facts, p.sealed = r.Ending(), r.Facts(), r.Sealed()
+	return p
+}
+
+// leavesOf is what the ledger says of a session.
+func leavesOf(t testing.TB, r *Recorder, session string) []ledger.Leaf {
+	t.Helper()
+	must(t, r.ledger.Publish(patience(t)))
+	var leaves []ledger.Leaf
+	for item, err := range ledger.Read(r.o.LedgerDir, r.ledger.Verifier(), nil) {
+		must(t, err)
+		if item.Leaf != nil && item.Leaf.Session == session {
+			leaves = append(leaves, *item.Leaf)
 		}
-		p.blocks++
-		switch block.Type {
-		case BlockHeader:
-			p.header, err = ParseHeader(block.Payload)
-			must(t, err)
-			o, err = NewOpener(p.header, ordinary, strict)
-			must(t, err)
-		case BlockMeta:
-			p.meta, err = o.OpenMeta(block)
-			must(t, err)
-		case BlockEnd:
-			end, err := ParseEnd(block.Payload)
-			must(t, err)
-			p.end = &end
-		case BlockData:
-			text, err := o.Open(block)
-			must(t, err)
-			d := NewFrameDecoder(block.BlockInfo, text)
-			for {
-				e, ok, err := d.Next()
-				must(t, err)
-				if !ok {
-					break
-				}
-				e.Data = bytes.Clone(e.Data)
-				p.entries = append(p.entries, e)
+	}
+	return leaves
+}
+
+// checkLedger holds a recording's file against the ledger: every leaf and the root
+// are there once, and nothing else is.
+func checkLedger(t testing.TB, r *Recorder, session string) {
+	t.Helper()
+	f, err := os.Open(r.Path(session))
+	must(t, err)
+	defer f.Close()
+	var tree []trec.Leaf
+	report, err := trec.Verify(f, r.publicKey(), func(l trec.Leaf) error { tree = append(tree, l); return nil })
+	must(t, err)
+	if !report.Intact || !report.Complete {
+		t.Errorf("%s: %s", session, report.Text())
+	}
+	want := map[ledger.Leaf]int{}
+	for _, l := range segmentLeaves(session, tree) {
+		want[l]++
+	}
+	opens, closes := 0, 0
+	for _, l := range leavesOf(t, r, session) {
+		switch l.Kind {
+		case ledger.KindOpen:
+			opens++
+		case ledger.KindClose:
+			closes++
+			if l.Hash != report.Root || l.Size != report.Bytes || l.Reason != report.Reason {
+				t.Errorf("%s: the ledger closes with %+v, the file with %s, %d bytes, %s", session, l, report.Root, report.Bytes, report.Reason)
 			}
+		default:
+			want[l]--
 		}
+	}
+	for l, n := range want {
+		if n != 0 {
+			t.Errorf("%s: leaf %+v: %d more in the file than in the ledger", session, l, n)
+		}
+	}
+	if opens != 1 || closes != 1 {
+		t.Errorf("%s: %d opens and %d closes in the ledger", session, opens, closes)
 	}
 }
 
@@ -187,7 +263,7 @@ func (f *faultyFile) set(change func()) {
 	change()
 }
 
-// withFaults makes every recording of o write through a faultyFile.
+// withFaults makes every recording of o write through a faultyFile; it returns the last.
 func withFaults(o *Options) func() *faultyFile {
 	var mu sync.Mutex
 	var last *faultyFile
@@ -208,15 +284,16 @@ func withFaults(o *Options) func() *faultyFile {
 	}
 }
 
-func readFile(t testing.TB, path string) []byte {
-	t.Helper()
-	data, err := os.ReadFile(path)
-	must(t, err)
-	return data
-}
-
 func patience(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	t.Cleanup(cancel)
 	return ctx
+}
+
+// copyState copies a state folder as it is, as a crash would leave it.
+func copyState(t testing.TB, from string) string {
+	t.Helper()
+	to := filepath.Join(t.TempDir(), "state")
+	testkit.CopyState(t, to, from)
+	return to
 }

@@ -9,7 +9,9 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"sallyport/internal/words"
 	"sallyport/recorder"
+	"sallyport/recorder/trec"
 )
 
 // castWriter writes asciicast v2 or v3 (docs.asciinema.org/manual/asciicast).
@@ -23,13 +25,13 @@ type castWriter struct {
 	version  int
 	start    time.Time
 	last     time.Duration // since start, of the last event written
-	tails    map[recorder.Kind][]byte
+	tails    map[trec.Kind][]byte
 	input    bool
 	replaced int64
 }
 
 func newCastWriter(w io.Writer, version int, m recorder.Meta, input bool) (*castWriter, error) {
-	c := &castWriter{out: w, version: version, start: m.Start, input: input, tails: map[recorder.Kind][]byte{}}
+	c := &castWriter{out: w, version: version, start: m.Start, input: input, tails: map[trec.Kind][]byte{}}
 	columns, rows := m.Columns, m.Rows
 	if columns == 0 || rows == 0 {
 		columns, rows = 80, 24 // exec without a terminal: the usual size
@@ -68,36 +70,39 @@ func newCastWriter(w io.Writer, version int, m recorder.Meta, input bool) (*cast
 	return c, err
 }
 
-// marshal is JSON on one line with its line feed, without the escapes for HTML.
+// marshal is JSON on one line with its line feed, without the escapes for HTML
+// and with those for what could take over a terminal.
 func marshal(v any) ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
 	err := e.Encode(v)
-	return b.Bytes(), err
+	return []byte(words.EscapeJSON(b.String())), err
 }
 
-func (c *castWriter) frame(e recorder.Entry) error {
+func (c *castWriter) frame(e trec.Entry) error {
 	switch e.Kind {
-	case recorder.KindOutput, recorder.KindStderr, recorder.KindGate:
+	case trec.KindOutput, trec.KindStderr, trec.KindGate:
 		return c.bytes(e, "o")
-	case recorder.KindInput:
+	case trec.KindInput:
 		if c.input {
 			return c.bytes(e, "i")
 		}
-	case recorder.KindResize:
+	case trec.KindResize:
 		w, err := recorder.DecodeResize(e.Data)
 		if err != nil {
 			return nil // a marker of the recording, not worth an export
 		}
 		return c.event(e.Time, "r", fmt.Sprintf("%dx%d", w.Columns, w.Rows))
-	case recorder.KindExit:
+	case trec.KindExit:
 		return c.exit(e)
-	case recorder.KindMarker:
+	case trec.KindMarker:
 		return c.event(e.Time, "m", c.valid(e.Data))
-	case recorder.KindCommand:
+	case trec.KindCommand:
 		return c.event(e.Time, "m", "command: "+c.valid(e.Data))
-	case recorder.KindSignal:
+	case trec.KindGap:
+		return c.event(e.Time, "m", "gap: "+c.valid(e.Data))
+	case trec.KindSignal:
 		return c.event(e.Time, "m", "signal: "+c.valid(e.Data))
 	}
 	return nil
@@ -114,7 +119,7 @@ func signalNumber(name string) int {
 	return 0
 }
 
-func (c *castWriter) exit(e recorder.Entry) error {
+func (c *castWriter) exit(e trec.Entry) error {
 	status, signal, err := recorder.DecodeExit(e.Data)
 	if err != nil {
 		return nil
@@ -132,7 +137,7 @@ func (c *castWriter) exit(e recorder.Entry) error {
 }
 
 // bytes writes the whole characters of a stream and keeps the rest.
-func (c *castWriter) bytes(e recorder.Entry, code string) error {
+func (c *castWriter) bytes(e trec.Entry, code string) error {
 	data := append(c.tails[e.Kind], e.Data...)
 	whole := wholeRunes(data)
 	c.tails[e.Kind] = append([]byte(nil), data[whole:]...)
@@ -191,9 +196,9 @@ func (c *castWriter) event(at time.Time, code, data string) error {
 
 // finish writes what never became a character, and in v3 how many bytes were replaced.
 func (c *castWriter) finish(at time.Time) error {
-	for _, kind := range []recorder.Kind{recorder.KindOutput, recorder.KindStderr, recorder.KindGate, recorder.KindInput} {
+	for _, kind := range []trec.Kind{trec.KindOutput, trec.KindStderr, trec.KindGate, trec.KindInput} {
 		code := "o"
-		if kind == recorder.KindInput {
+		if kind == trec.KindInput {
 			code = "i"
 		}
 		if tail := c.tails[kind]; len(tail) > 0 {

@@ -7,7 +7,7 @@ import (
 	"io"
 	"time"
 
-	"sallyport/recorder"
+	"sallyport/recorder/trec"
 )
 
 // Format names what Export writes.
@@ -17,7 +17,7 @@ type Format string
 const (
 	FormatAsciicast  Format = "asciicast"    // version 3
 	FormatAsciicast2 Format = "asciicast-v2" // for older players
-	FormatText       Format = "text"         // output without control sequences; not a rendered screen
+	FormatText       Format = "text"         // the lines that the person saw, see Lines
 	FormatJSONLines  Format = "jsonl"        // every frame, data in base64: nothing is lost
 	FormatRaw        Format = "raw"          // the exact bytes of standard output
 )
@@ -40,12 +40,13 @@ type ExportResult struct {
 	Frames   uint64 // read
 	Sealed   uint64 // typed frames that could not be opened
 	Replaced int64  // bytes that an asciicast could not hold and that stand as U+FFFD
+	LeftOut  int64  // rows that came faster than text may be written, see Lines
 	Ending   Ending
 }
 
 // exporter is one format.
 type exporter interface {
-	frame(recorder.Entry) error
+	frame(trec.Entry) error
 	finish(at time.Time) error
 }
 
@@ -76,8 +77,11 @@ func Export(w io.Writer, r *Reader, o ExportOptions) (ExportResult, error) {
 	if err := x.finish(last); err != nil {
 		return result, err
 	}
-	if c, ok := x.(*castWriter); ok {
-		result.Replaced = c.replaced
+	switch x := x.(type) {
+	case *castWriter:
+		result.Replaced = x.replaced
+	case *textExporter:
+		result.LeftOut = x.leftOut()
 	}
 	return result, out.Flush()
 }
@@ -89,7 +93,7 @@ func newExporter(w io.Writer, r *Reader, o ExportOptions) (exporter, error) {
 	case FormatAsciicast2:
 		return newCastWriter(w, 2, r.Meta(), o.Input)
 	case FormatText:
-		return textExporter{newTextWriter(w)}, nil
+		return newTextExporter(w, r.Meta()), nil
 	case FormatJSONLines:
 		return newLines(w, r, o.Input)
 	case FormatRaw:
@@ -100,8 +104,8 @@ func newExporter(w io.Writer, r *Reader, o ExportOptions) (exporter, error) {
 
 type rawExporter struct{ w io.Writer }
 
-func (x rawExporter) frame(e recorder.Entry) error {
-	if e.Kind != recorder.KindOutput {
+func (x rawExporter) frame(e trec.Entry) error {
+	if e.Kind != trec.KindOutput {
 		return nil
 	}
 	_, err := x.w.Write(e.Data)
@@ -109,18 +113,6 @@ func (x rawExporter) frame(e recorder.Entry) error {
 }
 
 func (rawExporter) finish(time.Time) error { return nil }
-
-type textExporter struct{ t *textWriter }
-
-func (x textExporter) frame(e recorder.Entry) error {
-	switch e.Kind {
-	case recorder.KindOutput, recorder.KindStderr, recorder.KindGate:
-		return x.t.write(e.Data)
-	}
-	return nil
-}
-
-func (x textExporter) finish(time.Time) error { return x.t.finish() }
 
 // linesExporter writes a description, then a line for each frame, then the end.
 type linesExporter struct {
@@ -130,10 +122,10 @@ type linesExporter struct {
 }
 
 type jsonFrame struct {
-	Position recorder.Position `json:"position"`
-	Time     time.Time         `json:"time"`
-	Kind     string            `json:"kind"`
-	Data     []byte            `json:"data"` // base64 in JSON
+	Position trec.Position `json:"position"`
+	Time     time.Time     `json:"time"`
+	Kind     string        `json:"kind"`
+	Data     []byte        `json:"data"` // base64 in JSON
 }
 
 func newLines(w io.Writer, r *Reader, input bool) (exporter, error) {
@@ -150,8 +142,8 @@ func (x linesExporter) line(v any) error {
 	return err
 }
 
-func (x linesExporter) frame(e recorder.Entry) error {
-	if e.Kind == recorder.KindInput && !x.input {
+func (x linesExporter) frame(e trec.Entry) error {
+	if e.Kind == trec.KindInput && !x.input {
 		return nil
 	}
 	return x.line(jsonFrame{e.Position, e.Time, string(rune(e.Kind)), e.Data})
@@ -159,8 +151,8 @@ func (x linesExporter) frame(e recorder.Entry) error {
 
 func (x linesExporter) finish(time.Time) error {
 	return x.line(struct {
-		Ending Ending        `json:"ending"`
-		End    *recorder.End `json:"end,omitempty"`
-		Sealed uint64        `json:"sealed_frames"`
+		Ending Ending      `json:"ending"`
+		End    *trec.Facts `json:"end,omitempty"`
+		Sealed uint64      `json:"sealed_frames"`
 	}{x.r.Ending(), x.r.End(), x.r.Sealed()})
 }

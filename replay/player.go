@@ -10,7 +10,10 @@ import (
 
 	"golang.org/x/term"
 
+	"sallyport/internal/picture"
+	"sallyport/internal/screen"
 	"sallyport/recorder"
+	"sallyport/recorder/trec"
 )
 
 // Clock is the time that a Player waits by.
@@ -40,9 +43,11 @@ const (
 
 // Player plays a session to a terminal. Keys: space pauses and goes on, left
 // and right seek by Step, + and - change the speed, q or Ctrl-C ends.
+//
+// It goes to another time by the pictures that the recording holds, in both
+// directions: the screen as it was then is drawn at once.
 type Player struct {
-	// Open opens the recording from its beginning; it is called again to seek backwards.
-	Open func() (*Reader, error)
+	File *File
 	Out  io.Writer
 	// Keys is read for keys, nil: none. A Read may be left waiting when Play
 	// returns; it ends with the next key or when Keys is closed.
@@ -53,13 +58,15 @@ type Player struct {
 	Idle  time.Duration // longer pauses are played as this; 0: as they were
 
 	reader  *Reader
-	picture *pictureWriter
-	at      time.Duration // of the recording that has been shown
-	shift   time.Duration // what the idle limit has cut out up to here
-	next    recorder.Entry
+	picture *picture.Writer
+	meta    recorder.Meta
+	at      time.Duration // of the recording: how far it has been shown
+	last    time.Duration // of the frame that was shown last
+	next    trec.Entry
 	have    bool
 	due     time.Duration // of next, since the start of the recording
 	paused  bool
+	titled  bool // the title of the window was set
 	pressed <-chan byte
 	quit    bool
 	arrow   int // bytes of an arrow key that were read
@@ -71,6 +78,12 @@ func (p *Player) PlayFile(ctx context.Context, in *os.File) error {
 	if !term.IsTerminal(int(in.Fd())) {
 		return p.Play(ctx)
 	}
+	if m := p.File.Meta(); m.PTY {
+		columns, rows := windowOf(m)
+		if width, height, err := term.GetSize(int(in.Fd())); err == nil && (width < columns || height < rows) {
+			fmt.Fprintf(p.Out, "The session had a window of %d columns and %d rows, this one has %d and %d: the picture may be torn.\r\n", columns, rows, width, height)
+		}
+	}
 	state, err := term.MakeRaw(int(in.Fd()))
 	if err != nil {
 		return fmt.Errorf("prepare the terminal: %w", err)
@@ -78,14 +91,6 @@ func (p *Player) PlayFile(ctx context.Context, in *os.File) error {
 	p.Keys = in
 	return errors.Join(p.Play(ctx), term.Restore(int(in.Fd()), state))
 }
-
-// restoreScreen undoes what a recording may have left switched on.
-const (
-	restoreScreen = "\x1b(B\x1b[0m\x1b[r\x1b[?1049l\x1b[?25h\x1b[?7h\x1b[?5l\x1b[?6l\x1b[?1l\x1b>\x1b[4l"
-	clearScreen   = restoreScreen + "\x1b[2J\x1b[H"
-	// leaveScreen puts the cursor below all that was played: restoreScreen homes it.
-	leaveScreen = restoreScreen + "\x1b[999;1H\r\n"
-)
 
 // Play plays to the end, to a quit key (nil) or until ctx is done.
 func (p *Player) Play(ctx context.Context) error {
@@ -96,18 +101,19 @@ func (p *Player) Play(ctx context.Context) error {
 		p.Speed = 1
 	}
 	p.Speed = min(max(p.Speed, MinSpeed), MaxSpeed)
-	if err := p.rewind(); err != nil {
-		return err
-	}
-	defer func() { p.reader.Close() }()
+	p.meta = p.File.Meta()
 	done := make(chan struct{})
 	defer close(done)
 	p.pressed = p.listen(done)
-	err := p.seek(p.At)
+	err := p.begin()
 	for err == nil && !p.quit && (p.have || p.paused) {
 		err = p.step(ctx)
 	}
-	_, writeErr := io.WriteString(p.Out, leaveScreen)
+	end := picture.Leave
+	if p.titled {
+		end += picture.Title("")
+	}
+	_, writeErr := io.WriteString(p.Out, end)
 	return errors.Join(err, writeErr)
 }
 
@@ -137,75 +143,123 @@ func (p *Player) listen(done <-chan struct{}) <-chan byte {
 	return keys
 }
 
-func (p *Player) rewind() error {
-	if p.reader != nil {
-		p.reader.Close()
+// begin opens the recording where the play begins.
+func (p *Player) begin() (err error) {
+	if p.At > 0 {
+		return p.seek(p.At)
 	}
-	r, err := p.Open()
-	if err != nil {
+	p.picture = picture.New(p.Out, !p.meta.PTY)
+	if p.reader, err = p.File.Frames(); err != nil {
 		return err
 	}
-	p.reader, p.at, p.shift = r, 0, 0
-	p.picture = newPictureWriter(p.Out, !r.Meta().PTY)
 	return p.fetch()
 }
 
 // fetch gets the next frame that is shown.
 func (p *Player) fetch() error {
+	p.have = false
 	for {
 		e, err := p.reader.Next()
 		if errors.Is(err, io.EOF) {
-			p.have = false
 			return nil
 		}
 		if err != nil {
-			p.have = false
 			return err
 		}
-		switch e.Kind {
-		case recorder.KindOutput, recorder.KindStderr, recorder.KindGate:
-		default:
+		if !shown(e.Kind) && e.Kind != trec.KindResize {
 			continue
 		}
 		p.next, p.have = e, true
-		due := max(e.Time.Sub(p.reader.Meta().Start), p.at+p.shift)
-		if pause := due - p.shift - p.at; p.Idle > 0 && pause > p.Idle {
-			p.shift += pause - p.Idle
-		}
-		p.due = due - p.shift
+		// A clock that was set back does not turn the play back.
+		p.due = max(e.Time.Sub(p.meta.Start), p.last)
 		return nil
 	}
 }
 
 // show writes the next frame.
 func (p *Player) show() error {
-	p.at = p.due
-	if err := p.picture.write(p.next.Data); err != nil {
-		return err
+	p.at, p.last = p.due, p.due
+	var err error
+	if p.next.Kind == trec.KindResize {
+		err = p.tellSize(p.next.Data)
+	} else {
+		_, err = p.picture.Write(p.next.Data)
 	}
-	return p.fetch()
+	return errors.Join(err, p.fetch())
 }
 
-// seek shows everything up to a time at once. Times are those of the play:
-// with Idle, pauses that are cut out do not count.
+// tellSize tells the window's new size in the title of the auditor's window,
+// which leaves the picture alone.
+func (p *Player) tellSize(data []byte) error {
+	w, err := recorder.DecodeResize(data)
+	if err != nil {
+		return nil // not worth ending the play
+	}
+	p.titled = true
+	_, err = io.WriteString(p.Out, picture.Title(fmt.Sprintf("replay: the window has %d columns and %d rows now", w.Columns, w.Rows)))
+	return err
+}
+
+// seek draws the screen as it was at a time of the recording, and goes on from there.
 func (p *Player) seek(to time.Duration) error {
-	if to < p.at {
-		if _, err := io.WriteString(p.Out, clearScreen); err != nil {
-			return err
-		}
-		if err := p.rewind(); err != nil {
-			return err
-		}
+	to = max(to, 0)
+	r, snapshot, err := p.File.Seek(to)
+	if err != nil {
+		return err
 	}
-	for p.have && p.due <= to {
-		if err := p.show(); err != nil {
-			return err
-		}
+	columns, rows := windowOf(p.meta)
+	model := screen.New(columns, rows)
+	p.reader, p.last = r, 0
+	if len(snapshot.Data) > 0 {
+		model = screen.Restore(snapshot.Data, columns, rows)
+		p.last = max(snapshot.Time.Sub(p.meta.Start), 0)
 	}
-	if p.have {
-		p.at = max(to, 0)
+	for err = p.fetch(); err == nil && p.have && p.due <= to; err = p.fetch() {
+		feed(model, p.meta, p.next)
+		p.last = p.due
 	}
+	if err != nil {
+		return err
+	}
+	p.at = to
+	switch {
+	case !p.have:
+		p.at = p.last
+	case p.Idle > 0:
+		p.at = min(to, p.last+p.Idle) // what is left of a pause is played as Idle
+	}
+	return p.draw(model)
+}
+
+// draw clears the auditor's screen and draws a model. What the model says of
+// cursor keys, mouse and title is not for the auditor's terminal.
+func (p *Player) draw(model *screen.Screen) error {
+	if _, err := io.WriteString(p.Out, picture.Clear); err != nil {
+		return err
+	}
+	p.picture = picture.New(p.Out, false)
+	if _, err := p.picture.Write(model.Snapshot()); err != nil || p.meta.PTY {
+		return err // the snapshot may end inside a sequence, which goes on in the next frame
+	}
+	p.picture = picture.New(p.Out, true)
 	return nil
+}
+
+// forward seeks by Step. Out of a pause that is cut short it goes to its end.
+func (p *Player) forward() error {
+	to := p.at + Step
+	if p.have && p.Idle > 0 && p.due > to && p.due-p.last > p.Idle {
+		to = p.due
+	}
+	return p.seek(to)
+}
+
+// wait is how much of the recording's time is left before the next frame.
+func (p *Player) wait() time.Duration {
+	if left := p.last + p.Idle - p.at; p.Idle > 0 && p.due-p.last > p.Idle {
+		return max(left, 0)
+	}
+	return p.due - p.at
 }
 
 // step waits for the next frame or key and acts on it.
@@ -213,7 +267,7 @@ func (p *Player) step(ctx context.Context) error {
 	var fired <-chan time.Time
 	begin := p.Clock.Now()
 	if !p.paused {
-		wait := time.Duration(float64(p.due-p.at) / p.Speed)
+		wait := time.Duration(float64(p.wait()) / p.Speed)
 		if wait <= 0 {
 			select { // a flood must not lock the keys out
 			case k, ok := <-p.pressed:
@@ -236,7 +290,7 @@ func (p *Player) step(ctx context.Context) error {
 	case k, ok := <-p.pressed:
 		if !p.paused {
 			passed := time.Duration(float64(p.Clock.Now().Sub(begin)) * p.Speed)
-			p.at = min(p.at+passed, p.due)
+			p.at = min(p.at+passed, p.at+p.wait())
 		}
 		return p.press(k, ok)
 	}
@@ -261,9 +315,9 @@ func (p *Player) key(k byte) error {
 	case arrow == 1 && (k == '[' || k == 'O'):
 		p.arrow = 2
 	case arrow == 2 && k == 'C':
-		return p.seek(p.at + Step)
+		return p.forward()
 	case arrow == 2 && k == 'D':
-		return p.seek(max(p.at-Step, 0))
+		return p.seek(p.at - Step)
 	case arrow == 2:
 	case k == ' ':
 		p.paused = !p.paused

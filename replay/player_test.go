@@ -6,12 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"sallyport/internal/picture"
 	"sallyport/recorder"
+	"sallyport/recorder/trec"
 )
 
 // script is a clock and a keyboard in one: time passes only while the player
@@ -61,11 +64,11 @@ func (s *script) Write(p []byte) (int, error) {
 // play plays a recording with a frame at 0, 1, 2, 30, 31 and 60 seconds.
 func play(t *testing.T, p Player, keys ...keyAt) (string, error) {
 	t.Helper()
-	n := newNode(t)
-	path := n.record(t, "S-1", true, n.at(0, recorder.KindOutput, "zero"), n.at(time.Second, recorder.KindOutput, "one"),
-		n.at(1500*time.Millisecond, recorder.KindInput, "not shown"), n.at(2*time.Second, recorder.KindGate, "two"),
-		n.at(30*time.Second, recorder.KindOutput, "thirty"), n.at(31*time.Second, recorder.KindStderr, "more"),
-		n.at(time.Minute, recorder.KindOutput, "sixty"))
+	n := newTape(t)
+	path := n.record(t, "S-1", true, n.at(0, trec.KindOutput, "zero"), n.at(time.Second, trec.KindOutput, "one"),
+		n.at(1500*time.Millisecond, trec.KindInput, "not shown"), n.at(2*time.Second, trec.KindGate, "two"),
+		n.at(30*time.Second, trec.KindOutput, "thirty"), n.at(31*time.Second, trec.KindStderr, "more"),
+		n.at(time.Minute, trec.KindOutput, "sixty"))
 	r, w := io.Pipe()
 	defer w.Close()
 	var single []keyAt // one at a time, but for what comes while paused
@@ -79,17 +82,23 @@ func play(t *testing.T, p Player, keys ...keyAt) (string, error) {
 		}
 	}
 	s := &script{start: n.now, now: n.now, keys: single, log: &bytes.Buffer{}, press: w}
-	p.Open = func() (*Reader, error) { return OpenFile(path, n.keys(t, false)) }
+	file, err := OpenPath(path, n.keys(t, false))
+	must(t, err)
+	defer file.Close()
+	p.File = file
 	p.Out, p.Clock, p.Keys = s, s, r
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	err := p.Play(ctx)
-	log, ok := strings.CutSuffix(s.log.String(), fmt.Sprintf("%v %q\n", s.now.Sub(s.start), leaveScreen))
+	err = p.Play(ctx)
+	log, ok := strings.CutSuffix(s.log.String(), fmt.Sprintf("%v %q\n", s.now.Sub(s.start), picture.Leave))
 	if !ok {
 		t.Errorf("the terminal was not restored:\n%s", s.log)
 	}
 	return log, err
 }
+
+// drawn is the picture after a seek: the text alone is compared.
+var drawn = regexp.MustCompile(`\\x1b\[1H(\w+)\\x1b[^" ]*`)
 
 func TestPlayer(t *testing.T) {
 	cases := []struct {
@@ -101,12 +110,16 @@ func TestPlayer(t *testing.T) {
 		{"as it was", Player{}, nil, `0s "zero" 1s "one" 2s "two" 30s "thirty" 31s "more" 1m0s "sixty"`},
 		{"twice as fast", Player{Speed: 2}, nil, `0s "zero" 500ms "one" 1s "two" 15s "thirty" 15.5s "more" 30s "sixty"`},
 		{"without pauses", Player{Idle: 3 * time.Second}, nil, `0s "zero" 1s "one" 2s "two" 5s "thirty" 6s "more" 9s "sixty"`},
-		{"from the middle", Player{At: 29 * time.Second}, nil, `0s "zero" 0s "one" 0s "two" 1s "thirty" 2s "more" 31s "sixty"`},
-		{"from behind the end", Player{At: time.Hour}, nil, `0s "zero" 0s "one" 0s "two" 0s "thirty" 0s "more" 0s "sixty"`},
-		{"forward", Player{}, []keyAt{{5 * time.Second, "\x1b[C"}}, `0s "zero" 1s "one" 2s "two" 20s "thirty" 21s "more" 50s "sixty"`},
+		{"from the middle", Player{At: 29 * time.Second}, nil, `0s "CLEAR" 0s "zeroonetwo" 1s "thirty" 2s "more" 31s "sixty"`},
+		{"from behind the end", Player{At: time.Hour}, nil, `0s "CLEAR" 0s "zeroonetwothirtymoresixty"`},
+		{"forward", Player{}, []keyAt{{5 * time.Second, "\x1b[C"}}, `0s "zero" 1s "one" 2s "two" 5s "CLEAR" 5s "zeroonetwo" 20s "thirty" 21s "more" 50s "sixty"`},
 		{"back", Player{At: 30500 * time.Millisecond}, []keyAt{{0, "\x1b[D"}},
-			`0s "zero" 0s "one" 0s "two" 0s "thirty" 0s "CLEAR" 0s "zero" 0s "one" 0s "two" 9.5s "thirty" 10.5s "more" 39.5s "sixty"`},
+			`0s "CLEAR" 0s "zeroonetwothirty" 0s "CLEAR" 0s "zeroonetwo" 9.5s "thirty" 10.5s "more" 39.5s "sixty"`},
 		{"faster and slower", Player{}, []keyAt{{2 * time.Second, "+"}, {16 * time.Second, "-"}}, `0s "zero" 1s "one" 2s "two" 16s "thirty" 17s "more" 46s "sixty"`},
+		{"back out of a long pause", Player{Idle: 3 * time.Second}, []keyAt{{4 * time.Second, "\x1b[D"}},
+			`0s "zero" 1s "one" 2s "two" 4s "CLEAR" 4s "zero" 5s "one" 6s "two" 9s "thirty" 10s "more" 13s "sixty"`},
+		{"forward over a long pause", Player{Idle: 3 * time.Second}, []keyAt{{3 * time.Second, "\x1b[C"}},
+			`0s "zero" 1s "one" 2s "two" 3s "CLEAR" 3s "zeroonetwothirty" 4s "more" 7s "sixty"`},
 		{"quit", Player{}, []keyAt{{10 * time.Second, "q"}}, `0s "zero" 1s "one" 2s "two"`},
 		{"control-c", Player{}, []keyAt{{1500 * time.Millisecond, "\x03"}}, `0s "zero" 1s "one"`},
 		{"pause and on", Player{}, []keyAt{{10 * time.Second, "  "}}, `0s "zero" 1s "one" 2s "two" 30s "thirty" 31s "more" 1m0s "sixty"`},
@@ -118,7 +131,7 @@ func TestPlayer(t *testing.T) {
 			got, err := play(t, c.player, c.keys...)
 			must(t, err)
 			got = strings.ReplaceAll(strings.TrimSpace(got), "\n", " ")
-			got = strings.ReplaceAll(got, fmt.Sprintf("%q", clearScreen), `"CLEAR"`)
+			got = drawn.ReplaceAllString(strings.ReplaceAll(got, fmt.Sprintf("%q", picture.Clear), `"CLEAR"`), `$1`)
 			if c.name == "pause, back, on" {
 				if !strings.HasSuffix(got, `"sixty"`) || strings.Count(got, "CLEAR") != 4 {
 					t.Errorf("got %s", got)
@@ -132,12 +145,33 @@ func TestPlayer(t *testing.T) {
 	}
 }
 
+// TestPlayerTellsTheSize resizes the window in the session.
+func TestPlayerTellsTheSize(t *testing.T) {
+	n := newTape(t)
+	size := func(columns, rows uint32) string {
+		return string(recorder.EncodeResize(recorder.Window{Columns: columns, Rows: rows}))
+	}
+	path := n.record(t, "S-1", true, n.at(0, trec.KindOutput, "before"), n.at(1, trec.KindResize, size(132, 50)),
+		n.at(2, trec.KindOutput, " after"), n.at(3, trec.KindResize, "short"))
+	file, err := OpenPath(path, n.keys(t, false))
+	must(t, err)
+	defer file.Close()
+	var out bytes.Buffer
+	must(t, (&Player{File: file, Out: &out}).Play(t.Context()))
+	if want := "before" + picture.Title("replay: the window has 132 columns and 50 rows now") + " after" + picture.Leave + picture.Title(""); out.String() != want {
+		t.Errorf("got %q, want %q", out.String(), want)
+	}
+}
+
 func TestPlayerCanceled(t *testing.T) {
-	n := newNode(t)
-	path := n.record(t, "S-1", false, n.at(0, recorder.KindOutput, "a\nb"), n.at(time.Hour, recorder.KindOutput, "late"))
+	n := newTape(t)
+	path := n.record(t, "S-1", false, n.at(0, trec.KindOutput, "a\nb"), n.at(time.Hour, trec.KindOutput, "late"))
 	ctx, cancel := context.WithCancel(t.Context())
 	var out bytes.Buffer
-	p := Player{Out: &out, Open: func() (*Reader, error) { return OpenFile(path, n.keys(t, false)) }, Clock: cancelClock{cancel}}
+	file, err := OpenPath(path, n.keys(t, false))
+	must(t, err)
+	defer file.Close()
+	p := Player{Out: &out, File: file, Clock: cancelClock{cancel}}
 	if err := p.Play(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
@@ -154,31 +188,4 @@ func (cancelClock) Now() time.Time { return time.Unix(0, 0) }
 func (c cancelClock) After(time.Duration) (<-chan time.Time, func()) {
 	c.cancel()
 	return nil, func() {}
-}
-
-// TestPictureIsHarmless lists what a hostile server might try on an auditor.
-func TestPictureIsHarmless(t *testing.T) {
-	cases := map[string]string{
-		"text\r\n\t\x1b[31;1mred\x1b[m\x1b[2J\x1b[10;5H":     "text\r\n\t\x1b[31;1mred\x1b[m\x1b[2J\x1b[10;5H",
-		"\x1b[?1049h\x1b[?25l\x1b(0\x1b7\x1b8\x1bM":          "\x1b[?1049h\x1b[?25l\x1b(0\x1b7\x1b8\x1bM",
-		"\x1b]52;c;cm0gLXJm\x07clipboard":                    "clipboard",
-		"\x1b]0;title\x1b\\":                                 "",
-		"\x1b[c\x1b[>c\x1b[6n\x1b[?6n\x1b[x\x1b[5n\x05\x1bZ": "",
-		"\x1bP$qm\x1b\\\x1bP+q544e\x1b\\":                    "",
-		"\x1b[?1000h\x1b[?2004h\x1b[?1004h\x1b[?1;1003h":     "",
-		"\x1b[21t\x1b[8;1;1t\x1b[2h\x1b[20h":                 "",
-		"\x1b[>4;2m\x1b[?u\x1b[>1u\x1b[!p\x1b[62\"p":         "",
-		"\x1bc\x1b#8":             "",
-		"\u009b6n\u0090x\u009cok": "ok",
-	}
-	for in, want := range cases {
-		var out bytes.Buffer
-		p := newPictureWriter(&out, false)
-		for i := range len(in) {
-			must(t, p.write([]byte{in[i]}))
-		}
-		if out.String() != want {
-			t.Errorf("%q became %q, want %q", in, out.String(), want)
-		}
-	}
 }

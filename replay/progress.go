@@ -2,44 +2,38 @@ package replay
 
 import (
 	"io"
-	"os"
-	"path/filepath"
+	"sync"
 )
 
-// progress counts the bytes that were read of all files of a node.
+// progress counts the bytes that were read of all files of a node. It may be
+// used by several goroutines.
 type progress struct {
-	tell              func(done, total int64)
+	tell func(done, total int64)
+
+	mu                sync.Mutex // guards what follows, and calls of tell
 	done, told, total int64
 }
 
 // progressStep is how many bytes lie between two reports.
 const progressStep = 4 << 20
 
-func newProgress(files NodeFiles, names []string) (*progress, error) {
-	p := &progress{tell: files.Progress}
-	if p.tell == nil {
-		return p, nil
-	}
-	paths := []string{files.Ledger}
-	for _, name := range names {
-		paths = append(paths, filepath.Join(files.Recordings, name))
-	}
-	for _, path := range paths {
-		info, err := os.Stat(path)
-		if err != nil {
-			return nil, err
-		}
-		p.total += info.Size()
-	}
-	return p, nil
+func (p *progress) expect(bytes int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.total += bytes
 }
 
-func (p *progress) reader(r io.Reader) io.Reader {
-	if p.tell == nil {
-		return r
+func (p *progress) add(bytes int64, end bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.done += bytes
+	if p.tell != nil && (end || p.done-p.told >= progressStep) {
+		p.told = p.done
+		p.tell(min(p.done, p.total), p.total) // live files grow meanwhile
 	}
-	return progressReader{p, r}
 }
+
+func (p *progress) reader(r io.Reader) io.Reader { return progressReader{p, r} }
 
 type progressReader struct {
 	p *progress
@@ -48,10 +42,6 @@ type progressReader struct {
 
 func (r progressReader) Read(b []byte) (int, error) {
 	n, err := r.r.Read(b)
-	r.p.done += int64(n)
-	if err != nil || r.p.done-r.p.told >= progressStep {
-		r.p.told = r.p.done
-		r.p.tell(min(r.p.done, r.p.total), r.p.total) // live files grow meanwhile
-	}
+	r.p.add(int64(n), err != nil)
 	return n, err
 }

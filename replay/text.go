@@ -2,85 +2,64 @@ package replay
 
 import (
 	"io"
-	"unicode/utf8"
+	"time"
+
+	"sallyport/recorder"
+	"sallyport/recorder/trec"
 )
 
-// textWriter turns terminal output into plain text: control sequences are
-// removed, a carriage return without a line feed begins a new line, and
-// backspaces take back what was on the line. It does not draw a screen, so
-// full-screen programs come out as the pieces that they sent.
-type textWriter struct {
-	scanner  scanner
+// textExporter writes the lines of a session as text. The lines of a
+// full-screen program stand between two lines in square brackets.
+type textExporter struct {
+	renderer *renderer
 	out      io.Writer
-	line     []rune
-	returned bool // a carriage return whose line feed may follow
-	err      error
+	full     bool
 }
 
-// maxLine is how much of an unfinished line is kept for backspaces.
-const maxLine = 16 << 10
+const (
+	fullBegins = "[full-screen program]\n"
+	fullEnds   = "[end of full-screen program]\n"
+)
 
-func newTextWriter(w io.Writer) *textWriter {
-	t := &textWriter{out: w}
-	t.scanner.onText = func(r rune, _ []byte) { t.put(r) }
-	t.scanner.onC0 = t.c0
-	t.scanner.onEscape = func([]byte) {}
-	return t
+func newTextExporter(w io.Writer, m recorder.Meta) *textExporter {
+	x := &textExporter{out: w}
+	x.renderer = newRenderer(m, x.line)
+	return x
 }
 
-func (t *textWriter) put(r rune) {
-	t.settle()
-	t.line = append(t.line, r)
-	if len(t.line) >= maxLine {
-		t.flush("")
+func (x *textExporter) line(l Line) error {
+	if err := x.bracket(l.Screen); err != nil {
+		return err
 	}
+	_, err := io.WriteString(x.out, l.Text+"\n")
+	return err
 }
 
-func (t *textWriter) c0(c byte) {
-	switch c {
-	case '\n':
-		t.returned = false
-		t.flush("\n")
-	case '\r':
-		t.returned = true
-	case '\t':
-		t.put('\t')
-	case '\b':
-		t.settle()
-		t.line = t.line[:max(len(t.line)-1, 0)]
+func (x *textExporter) bracket(full bool) error {
+	if full == x.full {
+		return nil
 	}
+	x.full = full
+	text := fullEnds
+	if full {
+		text = fullBegins
+	}
+	_, err := io.WriteString(x.out, text)
+	return err
 }
 
-// settle ends the line of a carriage return that was no line feed's.
-func (t *textWriter) settle() {
-	if t.returned {
-		t.returned = false
-		if len(t.line) > 0 {
-			t.flush("\n")
-		}
+func (x *textExporter) frame(e trec.Entry) error { return x.renderer.frame(e) }
+
+func (x *textExporter) finish(time.Time) error {
+	if err := x.renderer.finish(); err != nil {
+		return err
 	}
+	return x.bracket(false)
 }
 
-func (t *textWriter) flush(end string) {
-	buffer := make([]byte, 0, len(t.line)+1)
-	for _, r := range t.line {
-		buffer = utf8.AppendRune(buffer, r)
+func (x *textExporter) leftOut() int64 {
+	if x.renderer.model == nil {
+		return 0
 	}
-	t.line = t.line[:0]
-	if t.err == nil {
-		_, t.err = t.out.Write(append(buffer, end...))
-	}
-}
-
-func (t *textWriter) write(data []byte) error {
-	t.scanner.write(data)
-	return t.err
-}
-
-func (t *textWriter) finish() error {
-	t.scanner.finish()
-	if len(t.line) > 0 {
-		t.flush("\n")
-	}
-	return t.err
+	return x.renderer.model.LeftOut()
 }

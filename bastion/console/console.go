@@ -29,6 +29,8 @@ import (
 	"sallyport/authz"
 	"sallyport/bastion"
 	"sallyport/recorder"
+	"sallyport/recorder/ledger"
+	"sallyport/recorder/vault"
 )
 
 // Exit codes of every verb.
@@ -45,16 +47,23 @@ const (
 type Options struct {
 	Authority *authz.Authority
 	Recorder  *recorder.Recorder
-	Ledger    *recorder.Ledger
-	Node      string            // the node's id
-	Name      string            // public name of the gate
-	Port      int               // public SSH port, 0 or 22 for the usual one
-	Version   string            // of the program
-	UserCA    ssh.PublicKey     // what data servers trust
-	HostCA    ssh.PublicKey     // what people's known_hosts trust; nil when unknown to the node
-	NodeKey   ed25519.PublicKey // verifies recordings, ledger and checkpoints
-	Health    func() error      // nil while the node takes sessions
-	Clock     func() time.Time  // nil: time.Now
+	Ledger    *ledger.Ledger
+	// Follow begins a live view of a session; nil: that of the Recorder.
+	Follow  func(ctx context.Context, session string) (View, error)
+	Node    string            // the node's id
+	Name    string            // public name of the gate
+	Port    int               // public SSH port, 0 or 22 for the usual one
+	Version string            // of the program
+	UserCA  ssh.PublicKey     // what data servers trust
+	HostCA  ssh.PublicKey     // what people's known_hosts trust; nil when unknown to the node
+	NodeKey ed25519.PublicKey // verifies recordings, ledger and checkpoints
+	Health  func() error      // nil while the node takes sessions
+	Vault   *vault.Vault      // where finished recordings rest; nil: nothing is known of that
+	// Scrub re-reads all recordings; it is long, and calls progress now and then.
+	Scrub func(ctx context.Context, progress func(vault.Report)) (vault.Report, error)
+	// Warnings are sentences about the node that concern those with a site role; nil: none.
+	Warnings func() []string
+	Clock    func() time.Time // nil: time.Now
 }
 
 // Console serves the command tree. Safe for concurrent use.
@@ -69,6 +78,9 @@ var _ bastion.Verbs = (*Console)(nil)
 func New(o Options) *Console {
 	if o.Clock == nil {
 		o.Clock = time.Now
+	}
+	if o.Follow == nil {
+		o.Follow = liveView(o.Recorder)
 	}
 	return &Console{o: o, started: o.Clock().UTC()}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sallyport/authz"
+	"sallyport/internal/words"
 )
 
 func (k *call) eventNoun() *cobra.Command {
@@ -109,6 +110,10 @@ func (t *eventsTable) addEvent(e authz.Event) {
 	if rule, _ := e.Details["rule"].(string); rule != "" && e.Result != authz.ResultOK {
 		result += " " + rule
 	}
+	// That the end could be recorded is not how the session ended.
+	if end, _ := e.Details["result"].(string); e.OpType == "session.close" && e.Result == authz.ResultOK && end != "" && end != "exited" {
+		result = end
+	}
 	cells := []string{strconv.FormatInt(e.Sequence, 10), second(e.Time), e.UserID, e.OpType, result}
 	if t.resources {
 		cells = slices.Insert(cells, 4, e.ResourceType+" "+e.ResourceID)
@@ -161,7 +166,7 @@ func detailsText(details map[string]any) string {
 	if err := encoder.Encode(details); err != nil {
 		return "{}"
 	}
-	return escapeJSON(strings.TrimSuffix(b.String(), "\n"))
+	return words.EscapeJSON(strings.TrimSuffix(b.String(), "\n"))
 }
 
 // eventColumns begin with the seven fields in the order of the DCS page.
@@ -242,7 +247,7 @@ func (k *call) jsonEvents(w io.Writer) eventSink {
 			if err := encoder.Encode(e); err != nil {
 				return fmt.Errorf("write event %s: %w", e.ID, err)
 			}
-			_, err := io.WriteString(w, between+escapeJSON(strings.TrimSuffix(b.String(), "\n")))
+			_, err := io.WriteString(w, between+words.EscapeJSON(strings.TrimSuffix(b.String(), "\n")))
 			between = ",\n  "
 			return err
 		},

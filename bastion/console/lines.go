@@ -2,11 +2,12 @@ package console
 
 import (
 	"bytes"
-	"fmt"
 	"net"
 	"strconv"
 
 	"golang.org/x/crypto/ssh"
+
+	"sallyport/bastion"
 )
 
 // InviteLine is the command that a person types to use an invite.
@@ -16,10 +17,7 @@ func InviteLine(name string, port int, token string) string {
 
 // SSHLine is the ssh command that comes to the gate under a login name.
 func SSHLine(login, name string, port int) string {
-	if usualPort(port) {
-		return fmt.Sprintf("ssh %s@%s", login, name)
-	}
-	return fmt.Sprintf("ssh -p %d %s@%s", port, login, name)
+	return bastion.SSHLine(login, name, port)
 }
 
 // KnownHostsLine is the line of known_hosts by which people's ssh knows the gate.

@@ -122,19 +122,19 @@ func (k *call) memberLs() *cobra.Command {
 	})
 }
 
-// tellProposals says which proposed memberships the caller may be waited for: a proposal tells nobody
+// proposals say which proposed memberships the caller may be waited for: a proposal tells nobody
 // by itself. Whether the caller may approve one is answered when they do.
-func (k *call) tellProposals(c *cobra.Command) error {
+func (k *call) proposals(c *cobra.Command) (lines []string, err error) {
 	if k.by().User == "" { // nobody in particular, who approves nothing
-		return nil
+		return nil, nil
 	}
 	members, err := k.Authority.Members(c.Context(), k.by(), "")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	user, err := k.Authority.User(c.Context(), k.by().User)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	manages := map[string]bool{}
 	for _, m := range members {
@@ -149,11 +149,9 @@ func (k *call) tellProposals(c *cobra.Command) error {
 			continue
 		}
 		text := fmt.Sprintf("%s proposes %s as %s of %s; to agree:", m.GrantedBy, m.User, m.Role, m.Project)
-		for _, line := range append(wrap(Clean(text), k.width()), "  member approve "+m.ID) {
-			fmt.Fprintln(k.out, line)
-		}
+		lines = append(append(lines, wrap(Clean(text), k.width())...), "  member approve "+m.ID)
 	}
-	return nil
+	return lines, nil
 }
 
 func (k *call) memberState(m authz.Membership) string {

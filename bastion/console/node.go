@@ -1,7 +1,6 @@
 package console
 
 import (
-	"encoding/json"
 	"fmt"
 	"time"
 
@@ -10,19 +9,6 @@ import (
 
 	"sallyport/authz"
 )
-
-func (k *call) ledgerNoun() *cobra.Command {
-	return noun("ledger", "The append-only log of this node",
-		verb("checkpoint", "Print a signed statement of how far the ledger has come", func(c *cobra.Command, args []string) error {
-			// The same form with and without --json: it is a file to keep elsewhere and to verify against.
-			text, err := json.Marshal(k.Ledger.Checkpoint())
-			if err != nil {
-				return fmt.Errorf("write checkpoint: %w", err)
-			}
-			_, err = fmt.Fprintf(k.out, "%s\n", text)
-			return err
-		}))
-}
 
 func (k *call) caNoun() *cobra.Command {
 	c := verb("show [WHICH]", "Print public keys: users, hosts or node; all by default", func(c *cobra.Command, args []string) error {
@@ -82,6 +68,10 @@ type Status struct {
 	Sequence  int64     `json:"ledger_sequence"`
 	Live      int       `json:"live_sessions"` // that the caller may see
 	Waiting   int       `json:"requests_waiting"`
+	// Epochs are keys that end soon, or have ended, without a next one, of projects that the caller may know of.
+	Epochs []authz.ExpiringEpoch `json:"epochs_ending"`
+	// Warnings are what is wrong with the node, for those with a site role: witnesses, second copies, stored recordings.
+	Warnings []string `json:"warnings"`
 }
 
 func (k *call) statusVerb() *cobra.Command {
@@ -101,6 +91,12 @@ func (k *call) statusVerb() *cobra.Command {
 			return err
 		}
 		s.Live, s.Waiting = len(live), len(requests)
+		if s.Epochs, err = k.Authority.ExpiringEpochs(c.Context(), k.by()); err != nil {
+			return err
+		}
+		if s.Warnings, err = k.warnings(c); err != nil {
+			return err
+		}
 		if k.json {
 			return k.printJSON(s)
 		}
@@ -111,12 +107,47 @@ func (k *call) statusVerb() *cobra.Command {
 		f.add("up since", second(s.StartedAt))
 		f.add("takes sessions", yesNo(s.Accepting))
 		f.addIf("because", s.WhyNot)
-		f.add("ledger", fmt.Sprintf("%d entries", s.Sequence))
+		f.add("ledger", count(int(s.Sequence), "event"))
 		f.add("live sessions", fmt.Sprintf("%d that you may see", s.Live))
 		f.add("requests", fmt.Sprintf("%d waiting that concern you", s.Waiting))
+		for _, e := range s.Epochs {
+			f.add("warning", e.String())
+		}
+		for _, w := range s.Warnings {
+			f.add("warning", w)
+		}
 		f.write(k)
 		return nil
 	})
+}
+
+// warnings are what is wrong with the node, if the caller has a site role.
+func (k *call) warnings(c *cobra.Command) ([]string, error) {
+	u, err := k.Authority.User(c.Context(), k.by().User)
+	if err != nil {
+		return nil, err
+	}
+	var all []string
+	if u.SiteRole == "" {
+		return list(all), nil
+	}
+	if k.Warnings != nil {
+		all = k.Warnings()
+	}
+	if k.Vault == nil {
+		return list(all), nil
+	}
+	b := k.Vault.Backlog()
+	if b.Err != nil {
+		all = append(all, fmt.Sprintf("%s without a second copy (%s): %s", count(b.Files, "recording"), byteCount(b.Bytes), Cause(b.Err)))
+	}
+	if b.Faulty > 0 {
+		all = append(all, fmt.Sprintf("%s lost or of another size; `scrub` and the log tell more", count(b.Faulty, "second copy", "second copies")))
+	}
+	if last, ok := k.Vault.LastScrub(); ok && !last.Intact() {
+		all = append(all, fmt.Sprintf("the last check of stored recordings found %s; `scrub` names them", count(int(last.Faults), "fault")))
+	}
+	return list(all), nil
 }
 
 func (k *call) versionVerb() *cobra.Command {

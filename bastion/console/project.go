@@ -20,7 +20,7 @@ func (k *call) projectNoun() *cobra.Command {
 type projectFlags struct {
 	title, level, state, from, until, window string
 	networks, approve                        []string
-	training                                 bool
+	training, sealCommands                   bool
 }
 
 func (f *projectFlags) register(c *cobra.Command) {
@@ -30,6 +30,7 @@ func (f *projectFlags) register(c *cobra.Command) {
 	c.Flags().StringVar(&f.until, "until", "", "data may be used until; none for no bound")
 	c.Flags().StringSliceVar(&f.networks, "network", nil, "source network in CIDR form that people may come from (repeat); any for all")
 	c.Flags().BoolVar(&f.training, "training", false, "people need valid training")
+	c.Flags().BoolVar(&f.sealCommands, "seal-commands", false, "keep the text of commands out of events and lists: only recordings have it")
 	c.Flags().StringArrayVar(&f.approve, "approve", nil, "level that approves operators' sessions, in series (repeat): ROLE[:QUORUM] or NAME=ROLE[:QUORUM], ROLE of the project or the site")
 	c.Flags().StringVar(&f.window, "grant-window", "", "how long an approved session may be started and last, such as 8h")
 }
@@ -54,6 +55,9 @@ func (k *call) apply(f *projectFlags, c *cobra.Command, p *authz.Project) error 
 	}
 	if given("training") {
 		p.Training = f.training
+	}
+	if given("seal-commands") {
+		p.SealCommands = f.sealCommands
 	}
 	for _, bound := range []struct {
 		flag, text string
@@ -262,6 +266,7 @@ func (k *call) projectShow() *cobra.Command {
 		}
 		f.add("networks", strings.Join(networks, ", "))
 		f.add("training needed", yesNo(p.Training))
+		f.add("commands sealed", yesNo(p.SealCommands))
 		f.add("session approval", dash(levelText(p.Levels)))
 		f.add("grant window", p.GrantWindow.String())
 		f.add("created", minute(p.CreatedAt))

@@ -52,8 +52,17 @@ func (k *call) requestLs() *cobra.Command {
 		for _, r := range requests {
 			t.add(strconv.FormatInt(r.Number, 10), r.User, requestPlace(r), r.State, levelOf(r), minute(r.CreatedAt), r.Reason)
 		}
-		t.write(k)
-		return k.tellProposals(c)
+		proposals, err := k.proposals(c)
+		if err != nil {
+			return err
+		}
+		if len(t.rows) > 0 || len(proposals) == 0 {
+			t.write(k)
+		}
+		for _, line := range proposals {
+			fmt.Fprintln(k.out, line)
+		}
+		return nil
 	})
 	c.Flags().BoolVar(&all, "all", false, "also requests that have ended")
 	return c

@@ -1,7 +1,6 @@
 package console
 
 import (
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -9,17 +8,17 @@ import (
 	"os"
 	"strconv"
 	"time"
-	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
 	"sallyport/authz"
 	"sallyport/internal/words"
+	"sallyport/recorder"
 )
 
 func (k *call) sessionNoun() *cobra.Command {
 	return noun("session", "Sessions and their sealed recordings",
-		k.sessionLs(), k.sessionShow(), k.sessionCommands(), k.sessionKill(), k.sessionFetch())
+		k.sessionLs(), k.sessionShow(), k.sessionCommands(), k.sessionTransfers(), k.sessionKill(), k.sessionFetch(), k.sessionWatch())
 }
 
 // sessionFilter are the options that narrow a list of sessions.
@@ -68,7 +67,7 @@ func (k *call) sessionLs() *cobra.Command {
 		}
 		t := table{heads: []string{"!NO", "STARTED", "LASTED", "USER", "PLACE", "ACTION", "RESULT"}, empty: "There are no sessions."}
 		for _, s := range sessions {
-			t.add(strconv.FormatInt(s.Number, 10), minute(s.StartedAt), k.lasted(s), s.User, s.Project+"/"+s.Server, string(s.Action), sessionResult(s))
+			t.add(strconv.FormatInt(s.Number, 10), minute(s.StartedAt), k.lasted(s), s.User, s.Project+"/"+s.Server, string(s.Action), s.Outcome())
 		}
 		t.write(k)
 		k.tellLimit(c, len(sessions), "--limit N gives more")
@@ -86,9 +85,7 @@ type sessionJSON struct {
 
 func toJSON(s authz.Session) sessionJSON {
 	j := sessionJSON{Session: s}
-	if !utf8.ValidString(s.Command) {
-		j.CommandBase64 = base64.StdEncoding.EncodeToString([]byte(s.Command))
-	}
+	j.CommandBase64 = exactText(s.Command)
 	return j
 }
 
@@ -102,6 +99,9 @@ func sessionsJSON(sessions []authz.Session) []sessionJSON {
 
 func (k *call) lasted(s authz.Session) string {
 	end := s.EndedAt
+	if s.Result == recorder.ReasonCrashed {
+		return "?" // the time that the node was away is not of the session
+	}
 	if end.IsZero() {
 		end = k.now()
 	}
@@ -110,16 +110,6 @@ func (k *call) lasted(s authz.Session) string {
 		return d.Round(10 * time.Millisecond).String()
 	}
 	return d.Round(time.Second).String()
-}
-
-func sessionResult(s authz.Session) string {
-	switch s.Result {
-	case "":
-		return "live"
-	case "exited":
-		return "exit " + strconv.Itoa(s.ExitCode)
-	}
-	return s.Result
 }
 
 // findSession returns the one session that a word names: S-…, its unique beginning, or its number.
@@ -159,15 +149,26 @@ func (k *call) sessionShow() *cobra.Command {
 		f.add("connection", s.Connection)
 		f.addIf("request", s.Request)
 		f.add("started", second(s.StartedAt))
-		f.add("ended", second(s.EndedAt))
-		f.add("result", sessionResult(s))
+		if s.Result == recorder.ReasonCrashed { // when it did is sealed in the recording
+			f.add("ended", "by a crash of the node, which was found at "+second(s.EndedAt))
+		} else {
+			f.add("ended", second(s.EndedAt))
+		}
+		f.add("result", s.Outcome())
+		if s.ExitCode == authz.Unknown {
+			f.add("exit code", "not known")
+		}
 		f.addIf("ended by", s.KilledBy)
 		why, err := k.endReason(c, s)
 		if err != nil {
 			return err
 		}
 		f.addIf("reason", why)
-		f.add("bytes", byteCount(s.BytesIn)+" in, "+byteCount(s.BytesOut)+" out")
+		if s.BytesIn == authz.Unknown {
+			f.add("bytes", "not known")
+		} else {
+			f.add("bytes", byteCount(s.BytesIn)+" in, "+byteCount(s.BytesOut)+" out")
+		}
 		f.add("sealed to", s.Epoch)
 		f.addIf("recording head", s.Head)
 		f.write(k)
@@ -194,65 +195,127 @@ func (k *call) endReason(c *cobra.Command, s authz.Session) (string, error) {
 
 // commandJSON is one line of `session commands`.
 type commandJSON struct {
-	Session       string    `json:"session"`
-	Number        int64     `json:"number"`
-	Time          time.Time `json:"time"`
-	User          string    `json:"user"`
-	Project       string    `json:"project"`
-	Server        string    `json:"server"`
-	Action        string    `json:"action"`
-	Command       string    `json:"command"`
-	CommandBase64 string    `json:"command_base64,omitempty"`
-	ExitCode      int       `json:"exit_code"`
-	Result        string    `json:"result"`
+	authz.Command
+	CommandBase64 string `json:"command_base64,omitempty"`
+	Number        int64  `json:"number"` // of the session
+	ExitCode      int    `json:"exit_code"`
+	Result        string `json:"result"`
 }
 
 func (k *call) sessionCommands() *cobra.Command {
 	var f sessionFilter
-	c := verb("commands [SESSION]", "List commands that were run by exec, exactly", func(c *cobra.Command, args []string) error {
-		sessions, err := k.commandSessions(c, f, args)
+	c := verb("commands [SESSION]", "List what was run: commands of exec, exactly, and subsystems", func(c *cobra.Command, args []string) error {
+		sessions, q, err := k.commandSessions(c, f, args)
+		if err != nil {
+			return err
+		}
+		commands, err := k.Authority.Commands(c.Context(), k.by(), q)
 		if err != nil {
 			return err
 		}
 		out := []commandJSON{}
-		for _, s := range sessions {
-			if s.Command != "" {
-				out = append(out, commandJSON{
-					Session: s.ID, Number: s.Number, Time: s.StartedAt, User: s.User, Project: s.Project, Server: s.Server,
-					Action: string(s.Action), Command: s.Command, CommandBase64: toJSON(s).CommandBase64, ExitCode: s.ExitCode, Result: s.Result,
-				})
+		for _, command := range commands {
+			s := sessions[command.Session]
+			if command.SHA256 != "" && s.Command != "" { // its event holds only the beginning
+				command.Text = s.Command
 			}
+			out = append(out, commandJSON{Command: command, CommandBase64: exactText(command.Text), Number: s.Number, ExitCode: s.ExitCode, Result: s.Result})
 		}
 		if k.json {
 			return k.printJSON(out)
 		}
 		if len(out) == 0 && len(args) > 0 {
-			return k.done(nil, "Session %s ran no command by exec; what was typed in its shell is in the recording alone.", sessions[0].ID)
+			return k.done(nil, "Session %s ran no command by exec or subsystem; what was typed in its shell is in the recording alone.", q.ID)
 		}
-		if len(args) > 0 { // one session: its command in full
-			return k.done(nil, "%s", words.Quote(out[0].Command))
+		if len(args) > 0 { // one session: its commands in full
+			for _, o := range out {
+				fmt.Fprintln(k.out, Clean(commandText(o.Command)))
+			}
+			return nil
 		}
 		t := table{heads: []string{"!NO", "TIME", "USER", "PLACE", "COMMAND"}, empty: "There are no commands."}
 		for _, o := range out {
-			t.add(strconv.FormatInt(o.Number, 10), minute(o.Time), o.User, o.Project+"/"+o.Server, words.Quote(o.Command))
+			t.add(strconv.FormatInt(o.Number, 10), minute(o.Time), o.User, o.Project+"/"+o.Server, commandText(o.Command))
 		}
 		t.write(k)
 		return nil
 	})
 	f.register(c)
+	c.Example = "  session commands 12\n  session commands --user bob --since 30d --json"
 	return c
 }
 
-func (k *call) commandSessions(c *cobra.Command, f sessionFilter, args []string) ([]authz.Session, error) {
-	if len(args) > 0 {
-		s, err := k.findSession(c, args[0])
-		return []authz.Session{s}, err
+// commandText is a command as it can be shown and copied.
+func commandText(c authz.Command) string {
+	switch {
+	case c.Sealed:
+		return sealedText
+	case c.Kind == authz.CommandSubsystem:
+		return "subsystem " + c.Text
 	}
+	return words.Quote(c.Text)
+}
+
+// commandSessions are the sessions that are meant, by their ids, and the query that selects them.
+func (k *call) commandSessions(c *cobra.Command, f sessionFilter, args []string) (map[string]authz.Session, authz.SessionQuery, error) {
+	var found []authz.Session
 	q, err := k.query(f)
-	if err != nil {
-		return nil, err
+	switch {
+	case err != nil:
+	case len(args) > 0:
+		var s authz.Session
+		s, err = k.findSession(c, args[0])
+		found, q = []authz.Session{s}, authz.SessionQuery{ID: s.ID}
+	default:
+		found, err = k.Authority.Sessions(c.Context(), k.by(), q)
 	}
-	return k.Authority.Sessions(c.Context(), k.by(), q)
+	sessions := make(map[string]authz.Session, len(found))
+	for _, s := range found {
+		sessions[s.ID] = s
+	}
+	return sessions, q, err
+}
+
+// transferJSON is one line of `session transfers`.
+type transferJSON struct {
+	authz.Transfer
+	NameBase64 string `json:"file_name_base64,omitempty"`
+	Number     int64  `json:"number"` // of the session
+}
+
+func (k *call) sessionTransfers() *cobra.Command {
+	var f sessionFilter
+	c := verb("transfers [SESSION]", "List what was moved by exec and SFTP", func(c *cobra.Command, args []string) error {
+		sessions, q, err := k.commandSessions(c, f, args)
+		if err != nil {
+			return err
+		}
+		transfers, err := k.Authority.Transfers(c.Context(), k.by(), q)
+		if err != nil {
+			return err
+		}
+		if k.json {
+			out := []transferJSON{}
+			for _, t := range transfers {
+				out = append(out, transferJSON{Transfer: t, NameBase64: exactText(t.Name), Number: sessions[t.Session].Number})
+			}
+			return k.printJSON(out)
+		}
+		t := table{heads: []string{"!NO", "TIME", "~USER", "~PLACE", "!IN", "!OUT", "~STATUS", "NAME"}, empty: "There are no transfers."}
+		for _, r := range transfers {
+			name := words.Quote(r.Name)
+			if r.Sealed {
+				name = sealedText
+			}
+			t.add(strconv.FormatInt(sessions[r.Session].Number, 10), minute(r.Time), r.User, r.Project+"/"+r.Server,
+				byteCount(r.BytesIn), byteCount(r.BytesOut), r.Status, name)
+		}
+		t.write(k)
+		return nil
+	})
+	f.register(c)
+	c.Example = "  session transfers 12\n  session transfers --project genomics --since 30d --json"
+	return c
 }
 
 func (k *call) sessionKill() *cobra.Command {
@@ -291,7 +354,7 @@ func (k *call) sessionFetch() *cobra.Command {
 		return k.copyRecording(s)
 	}), &reason)
 	c.Flags().StringVar(&purpose, "purpose", "fetch", "what it is for, as the ledger keeps it: fetch, replay, export, verify")
-	c.Example = "  ssh gate session fetch 12 --reason '\"monthly review\"' > S-12.recording"
+	c.Example = "  ssh gate session fetch 12 --reason '\"monthly review\"' > S-12.trec"
 	return c
 }
 

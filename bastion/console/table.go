@@ -6,14 +6,22 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"sallyport/internal/words"
 )
 
-// defaultColumns is the width of output that goes to no terminal, or to one that did not say.
+// defaultColumns is the width of a terminal that did not say its own.
 const defaultColumns = 80
+
+// noLimit is the width of output that goes to no terminal: what a file or a program gets is neither cut nor wrapped.
+const noLimit = 1 << 20
 
 // width is how many columns the output may take.
 func (k *call) width() int {
-	if k.verb.Term && k.verb.Columns >= 40 {
+	switch {
+	case !k.verb.Term:
+		return noLimit
+	case k.verb.Columns >= 40:
 		return k.verb.Columns
 	}
 	return defaultColumns
@@ -175,7 +183,7 @@ func (k *call) printJSON(value any) error {
 	if err := encoder.Encode(value); err != nil {
 		return fmt.Errorf("write JSON: %w", err)
 	}
-	_, err := fmt.Fprint(k.out, escapeJSON(b.String()))
+	_, err := fmt.Fprint(k.out, words.EscapeJSON(b.String()))
 	return err
 }
 

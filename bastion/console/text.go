@@ -10,6 +10,8 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/text/width"
+
+	"sallyport/internal/words"
 )
 
 // Clean makes text safe to show on a terminal: control characters, bytes that
@@ -26,7 +28,7 @@ func Clean(text string) string {
 		switch {
 		case r == utf8.RuneError && size == 1:
 			fmt.Fprintf(&b, `\x%02x`, text[i])
-		case hidden(r):
+		case words.Hidden(r):
 			quoted := strconv.QuoteRuneToASCII(r)
 			b.WriteString(quoted[1 : len(quoted)-1])
 		default:
@@ -42,21 +44,11 @@ func isClean(text string) bool {
 		return false
 	}
 	for _, r := range text {
-		if hidden(r) {
+		if words.Hidden(r) {
 			return false
 		}
 	}
 	return true
-}
-
-// hidden reports whether a rune does something other than to show itself:
-// controls, format characters (bidirectional marks, zero width), line and
-// paragraph separators, private use, and blanks other than the space.
-func hidden(r rune) bool {
-	if r == ' ' {
-		return false
-	}
-	return !unicode.IsPrint(r)
 }
 
 // cleanLines is Clean for a text of several lines: line breaks and tabs stay.
@@ -81,25 +73,7 @@ func quoted(text string) string {
 	if err := encoder.Encode(strings.ToValidUTF8(text, "\uFFFD")); err != nil {
 		return strconv.QuoteToASCII(text)
 	}
-	return escapeJSON(strings.TrimSuffix(b.String(), "\n"))
-}
-
-// escapeJSON writes hidden characters of a JSON text as \u escapes. They can
-// only stand inside strings, so the meaning stays the same.
-func escapeJSON(text string) string {
-	var b strings.Builder
-	for _, r := range text {
-		switch {
-		case r == '\n' || !hidden(r):
-			b.WriteRune(r)
-		case r > 0xffff:
-			r -= 0x10000
-			fmt.Fprintf(&b, `\u%04x\u%04x`, 0xd800+(r>>10), 0xdc00+(r&0x3ff))
-		default:
-			fmt.Fprintf(&b, `\u%04x`, r)
-		}
-	}
-	return b.String()
+	return words.EscapeJSON(strings.TrimSuffix(b.String(), "\n"))
 }
 
 // columnsOf is how many cells of a terminal a clean text takes.
@@ -176,8 +150,22 @@ func yesNo(b bool) string {
 	return "no"
 }
 
+// count is a number of things in words; the word for several may be given.
+func count(n int, one string, several ...string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	if len(several) > 0 {
+		return fmt.Sprintf("%d %s", n, several[0])
+	}
+	return fmt.Sprintf("%d %ss", n, one)
+}
+
 // byteCount writes a number of bytes with at most one decimal.
 func byteCount(n int64) string {
+	if n < 0 {
+		return "?" // authz.Unknown
+	}
 	if n < 1024 {
 		return fmt.Sprintf("%d B", n)
 	}

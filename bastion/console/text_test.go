@@ -16,6 +16,7 @@ import (
 
 	"sallyport/authz"
 	"sallyport/bastion"
+	"sallyport/internal/words"
 	"sallyport/recorder"
 )
 
@@ -39,7 +40,7 @@ func TestCleanHidesNothing(t *testing.T) {
 }
 
 func TestCauseNamesNoFiles(t *testing.T) {
-	_, missing := os.Open("/no/such/folder/S-1.rec")
+	_, missing := os.Open("/no/such/folder/S-1.trec")
 	linked := os.Link("/no/such/file", "/no/such/other")
 	for _, c := range []struct {
 		err  error
@@ -68,7 +69,7 @@ func FuzzClean(f *testing.F) {
 		if !utf8.ValidString(out) {
 			t.Fatalf("%q is no UTF-8", out)
 		}
-		if strings.ContainsFunc(out, hidden) {
+		if strings.ContainsFunc(out, words.Hidden) {
 			t.Fatalf("%q hides something", out)
 		}
 		for _, limit := range []int{1, 7, 80} {
@@ -85,7 +86,7 @@ func FuzzClean(f *testing.F) {
 		if err := json.Unmarshal([]byte(quoted(text)), &back); err != nil || back != strings.ToValidUTF8(text, "\uFFFD") {
 			t.Fatalf("quoted %q reads as %q, %v", text, back, err)
 		}
-		if strings.ContainsFunc(quoted(text), hidden) {
+		if strings.ContainsFunc(quoted(text), words.Hidden) {
 			t.Fatalf("quoted %q hides something", quoted(text))
 		}
 	})
@@ -133,7 +134,7 @@ func TestRowsOfOtherPeopleCannotBeForged(t *testing.T) {
 
 func TestFactsWrapAndAreNeverCut(t *testing.T) {
 	var out bytes.Buffer
-	k := &call{out: &out}
+	k := &call{out: &out, verb: bastion.Verb{Term: true}}
 	reason := strings.Repeat("because ", 40) + "END"
 	var f facts
 	f.add("reason", quoted(reason))
@@ -155,7 +156,7 @@ func TestJSONHidesNothing(t *testing.T) {
 	if err := k.printJSON(in); err != nil {
 		t.Fatal(err)
 	}
-	if strings.ContainsFunc(strings.ReplaceAll(out.String(), "\n", ""), hidden) {
+	if strings.ContainsFunc(strings.ReplaceAll(out.String(), "\n", ""), words.Hidden) {
 		t.Fatalf("hidden characters in %q", out.String())
 	}
 	var back map[string]string
@@ -240,7 +241,7 @@ func TestTreeIsComplete(t *testing.T) {
 		"access":   "explain",
 		"request":  "create ls show approve deny cancel",
 		"session":  "ls show commands kill fetch",
-		"epoch":    "add ls",
+		"epoch":    "add ls destroy keep",
 		"event":    "ls show export",
 		"ledger":   "checkpoint",
 		"ca":       "show",
@@ -251,7 +252,7 @@ func TestTreeIsComplete(t *testing.T) {
 			}
 		}
 	}
-	for _, v := range []string{"status", "version", "whoami"} {
+	for _, v := range []string{"status", "version", "whoami", "scrub"} {
 		if !slices.Contains(have, v) {
 			t.Errorf("the verb %s is missing", v)
 		}

@@ -19,14 +19,16 @@ every session.
   access                 where I can go, and why not elsewhere
   request create P/S     ask for an operator's session; request ls lists
   session ls             sessions that I may see
+  search WORDS           find events, commands and transfers
   whoami, key ls         who I am here, and my keys
   terms show             the terms of use
 
   user, project, server, member, training, epoch      who and what there is
-  event, ledger, ca, status                           what happened, and proof
+  event, ledger, ca, status, scrub                    what happened, and proof
 
 Every verb takes --json and --help. Exit codes: 0 ok, 1 failed, 2 usage,
-3 denied, 4 not found, 5 waiting for approval. Over ssh, put a text of several
+3 denied, 4 not found, 5 waiting for approval; 254 of a session: the gate
+refused or ended it. Over ssh, put a text of several
 words into two pairs of quotes: --reason '"new student"'.`
 
 // tree builds the command tree of one call.
@@ -48,13 +50,13 @@ func (k *call) tree() *cobra.Command {
 		k.userNoun(), k.keyNoun(), k.factorNoun(), k.trainingNoun(), k.termsNoun(),
 		k.projectNoun(), k.serverNoun(), k.memberNoun(),
 		k.accessNoun(), k.requestNoun(), k.sessionNoun(), k.epochNoun(),
-		k.eventNoun(), k.ledgerNoun(), k.caNoun(),
-		k.statusVerb(), k.versionVerb(), k.whoamiVerb(),
+		k.searchVerb(), k.eventNoun(), k.ledgerNoun(), k.caNoun(),
+		k.statusVerb(), k.scrubVerb(), k.versionVerb(), k.whoamiVerb(),
 	)
 	return root
 }
 
-const usageTemplate = `Usage:{{if .Runnable}}{{if not .HasAvailableSubCommands}}
+const usageTemplate = `Usage:{{if .Runnable}}{{if or (not .HasAvailableSubCommands) (index .Annotations "alone")}}
   {{.UseLine}}{{end}}{{end}}{{if .HasAvailableSubCommands}}
   {{.CommandPath}} VERB …{{end}}{{if .HasExample}}
 
@@ -73,6 +75,9 @@ func SetUp(root *cobra.Command) {
 	root.SetVersionTemplate("sallyport {{.Version}}\n")
 	root.SuggestionsMinimumDistance = suggestedDistance
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		if strings.Contains(err.Error(), "missing unit in duration") {
+			return Usagef("%s; write a time with its unit, such as 90s or 1m30s", err)
+		}
 		return Usagef("%s; see %s --help", err, c.CommandPath())
 	})
 	root.SetUsageTemplate(usageTemplate)
@@ -137,6 +142,15 @@ func neighbours(c *cobra.Command, word string) []string {
 	return near
 }
 
+// elsewhere are verbs of the program that no node runs for others, and where they run.
+var elsewhere = map[string]string{
+	"verify": ownMachine, "replay": ownMachine, "export": ownMachine, "index": ownMachine, "demo": ownMachine, "completion": ownMachine,
+	"witness": "another machine than the gate's",
+	"init":    nodeMachine, "serve": nodeMachine, "recover": nodeMachine,
+}
+
+const ownMachine, nodeMachine = "your own machine", "the gate's machine, by who looks after it"
+
 // foreignCommand answers a command that was meant for a data server, before its options are taken for
 // those of a verb; nil when the first word is a verb or looks like one.
 func (k *call) foreignCommand(c context.Context, root *cobra.Command) error {
@@ -146,6 +160,9 @@ func (k *call) foreignCommand(c context.Context, root *cobra.Command) error {
 	word := k.verb.Args[0]
 	if strings.HasPrefix(word, "-") || slices.Contains([]string{"help", cobra.ShellCompRequestCmd, cobra.ShellCompNoDescRequestCmd}, word) {
 		return nil
+	}
+	if where, ok := elsewhere[word]; ok {
+		return Usagef("`sallyport %s` runs on %s, not by ssh at the gate", word, where)
 	}
 	if found, _, err := root.Find([]string{word}); err == nil && found != root || len(neighbours(root, word)) > 0 {
 		return nil
@@ -198,6 +215,9 @@ func reasonFlag(c *cobra.Command, reason *string) *cobra.Command {
 	return c
 }
 
+// NotFoundf makes an error of one sentence that ends with ExitNotFound.
+func NotFoundf(format string, args ...any) error { return notFound(format, args...) }
+
 // place splits PROJECT/SERVER.
 func place(word string) (project, server string, err error) {
 	project, server, ok := strings.Cut(word, "/")
@@ -235,6 +255,12 @@ func (k *call) past(flag, text string) (time.Time, error) {
 		return k.now().Add(-d), nil
 	}
 	return k.moment(flag, text)
+}
+
+// Past reads a date, a time, or a duration back from now, for verbs that are not run by a Console.
+func Past(now time.Time, flag, text string) (time.Time, error) {
+	k := &call{Options: Options{Clock: func() time.Time { return now }}}
+	return k.past(flag, text)
 }
 
 // duration reads a duration such as 8h or 3d.

@@ -20,16 +20,21 @@ import (
 
 	"github.com/pquerna/otp/totp"
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/mod/sumdb/note"
 
 	"sallyport/authz"
 	"sallyport/bastion"
 	"sallyport/internal/database"
 	"sallyport/internal/words"
 	"sallyport/recorder"
+	"sallyport/recorder/ledger"
+	"sallyport/recorder/tlog"
+	"sallyport/recorder/witness"
 )
 
 // gate is a console over a real Authority, ledger and recorder, with people in it.
 type gate struct {
+	term      bool // lists go to a terminal that did not say its width
 	t         *testing.T
 	console   *Console
 	authority *authz.Authority
@@ -54,30 +59,26 @@ func newKey(t *testing.T) (ssh.PublicKey, ed25519.PrivateKey) {
 func newGate(t *testing.T) *gate {
 	t.Helper()
 	ctx, dir := t.Context(), t.TempDir()
-	g := &gate{t: t, keys: map[string]string{}, now: time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)}
+	g := &gate{t: t, term: true, keys: map[string]string{}, now: time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)}
 	clock := func() time.Time { return g.now }
 	_, signer := newKey(t)
 	db, err := database.Open(ctx, filepath.Join(dir, "test.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := recorder.Options{Dir: filepath.Join(dir, "ledger"), Node: "N-test", Signer: signer, Clock: clock}
-	ledger, err := recorder.OpenLedger(o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	o.Dir = filepath.Join(dir, "recordings")
+	o := recorder.Options{Dir: filepath.Join(dir, "recordings"), Node: "N-test", Signer: signer, Clock: clock,
+		Secret: make([]byte, 32), JournalSize: 8 << 20, JournalFiles: 8}
 	if g.recorder, err = recorder.Open(o); err != nil {
 		t.Fatal(err)
 	}
-	g.authority, err = authz.Open(ctx, db, authz.Options{Node: "N-test", Clock: clock, Ledger: ledger, Issuer: "test"})
+	g.authority, err = authz.Open(ctx, db, authz.Options{Node: "N-test", Clock: clock, Ledger: g.recorder.Ledger(), Issuer: "test"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		for _, err := range []error{g.recorder.Close(ctx), ledger.Close(), db.Close()} {
+		for _, err := range []error{g.recorder.Close(ctx), db.Close()} {
 			if err != nil {
 				t.Error(err)
 			}
@@ -86,7 +87,7 @@ func newGate(t *testing.T) *gate {
 	userCA, _ := newKey(t)
 	hostCA, _ := newKey(t)
 	g.console = New(Options{
-		Authority: g.authority, Recorder: g.recorder, Ledger: ledger, Node: "N-test", Name: "gate.test", Port: 2222, Version: "test",
+		Authority: g.authority, Recorder: g.recorder, Ledger: g.recorder.Ledger(), Node: "N-test", Name: "gate.test", Port: 2222, Version: "test",
 		UserCA: userCA, HostCA: hostCA, NodeKey: signer.Public().(ed25519.PublicKey), Clock: clock,
 	})
 	for name, role := range map[string]authz.SiteRole{"admin": authz.SiteAdmin, "sec": authz.SiteSecurity, "audrey": authz.SiteAuditor,
@@ -152,9 +153,10 @@ func (g *gate) call(user, line, stdin string) answer {
 	by := id.Actor()
 	by.VerbOnly = true
 	var out, errOut bytes.Buffer
-	code := g.console.Run(g.t.Context(), bastion.Verb{Identity: id, Actor: by, Args: args, Stdin: strings.NewReader(stdin), Stdout: &out, Stderr: &errOut})
+	term := g.term && tabular.MatchString(line) && !strings.Contains(line, "--json")
+	code := g.console.Run(g.t.Context(), bastion.Verb{Identity: id, Actor: by, Args: args, Stdin: strings.NewReader(stdin), Stdout: &out, Stderr: &errOut, Term: term})
 	g.now = g.now.Add(time.Second)
-	if tabular.MatchString(line) && !strings.Contains(line, "--json") {
+	if term {
 		for l := range strings.Lines(out.String()) {
 			if columnsOf(strings.TrimSuffix(l, "\n")) > 80 {
 				g.t.Errorf("%s: more than 80 columns: %q", line, l)
@@ -555,12 +557,43 @@ func TestEventsAndTheirExport(t *testing.T) {
 	if again, err := json.MarshalIndent(json.RawMessage(printed), "", "  "); err != nil || string(again)+"\n" != printed {
 		t.Errorf("event ls --json, %v:\n%s", err, printed)
 	}
-	var c recorder.Checkpoint
-	if err := json.Unmarshal([]byte(g.must(ExitOK, "audrey", "ledger checkpoint")), &c); err != nil {
+	verifier, err := ledger.VerifierOf("N-test", g.console.o.NodeKey)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Verify(g.console.o.NodeKey); err != nil {
+	first := g.must(ExitOK, "audrey", "ledger checkpoint")
+	if _, err := note.Open([]byte(first), note.VerifierList(verifier)); err != nil {
 		t.Error(err)
+	}
+	g.must(ExitOK, "audrey", "event export --op no.such") // which is an event too
+	before, _, err := tlog.OpenCheckpoint([]byte(first), verifier.Name(), verifier)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := witness.ParseExtension([]byte(g.must(ExitOK, "audrey", fmt.Sprintf("ledger checkpoint --since %d", before.Size))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	after, _, err := tlog.OpenCheckpoint(e.Checkpoint, verifier.Name(), verifier)
+	if err != nil || after.Size <= before.Size || tlog.CheckConsistency(e.Proof, before, after) != nil {
+		t.Errorf("%d entries after %d, %v", after.Size, before.Size, err)
+	}
+	lines := g.must(ExitOK, "audrey", fmt.Sprintf("ledger proof %d %d", before.Size, after.Size))
+	if strings.Count(lines, "\n") != len(e.Proof) || !strings.Contains(string(e.Format()), lines) {
+		t.Errorf("ledger proof:\n%s", lines)
+	}
+	g.must(ExitUsage, "audrey", "ledger proof 0 1")
+	g.must(ExitUsage, "audrey", "ledger proof 3 2")
+	g.must(ExitUsage, "audrey", "ledger checkpoint --since -1")
+	if e, err := witness.ParseExtension([]byte(g.must(ExitOK, "audrey", "ledger checkpoint --since 0"))); err != nil || e.Old != 0 || len(e.Proof) != 0 {
+		t.Errorf("since nothing: %+v, %v", e, err)
+	}
+	if e, err := witness.ParseExtension([]byte(g.must(ExitNotFound, "audrey", "ledger checkpoint --since 99999"))); err != nil || e.Old != 99999 {
+		t.Errorf("since more than there is: %+v, %v", e, err)
+	}
+	g.must(ExitNotFound, "audrey", "ledger proof 1 1000000")
+	if key, err := note.NewVerifier(strings.TrimSpace(g.must(ExitOK, "audrey", "ledger key"))); err != nil || key.KeyHash() != verifier.KeyHash() {
+		t.Errorf("ledger key: %v", err)
 	}
 }
 
@@ -573,7 +606,7 @@ func TestNode(t *testing.T) {
 		t.Errorf("status %+v", s)
 	}
 	g.console.o.Health = func() error {
-		return fmt.Errorf("recording failed: %w", &fs.PathError{Op: "write", Path: "/srv/gate/recordings/S-1.rec", Err: errors.New("no space left on device")})
+		return fmt.Errorf("recording failed: %w", &fs.PathError{Op: "write", Path: "/srv/gate/recordings/S-1.trec", Err: errors.New("no space left on device")})
 	}
 	for _, who := range []string{"alice", "admin"} {
 		out := g.must(ExitOK, who, "status")
@@ -742,5 +775,58 @@ func TestAKilledSessionTellsByWhomAndWhy(t *testing.T) {
 	g.must(ExitOK, "sec", "user unfreeze alice --reason 'laptop found'")
 	if out := closed(s, "right-ended"); !strings.Contains(out, "right-ended") || !strings.Contains(out, end[s.ID].Sentence) {
 		t.Errorf("a session that lost its right:\n%s", out)
+	}
+}
+
+func TestACrashedSessionIsNotToldAsOneThatEndedWell(t *testing.T) {
+	g := newGate(t)
+	g.project()
+	s := g.liveSession(authz.ActionShell)
+	s.Result, s.ExitCode, s.BytesIn, s.BytesOut = "crashed", authz.Unknown, authz.Unknown, authz.Unknown
+	if err := g.authority.CloseSession(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	shown := g.must(ExitOK, "alice", "session show "+s.ID)
+	for _, want := range []string{"by a crash of the node", "exit code", "not known", "crashed"} {
+		if !strings.Contains(shown, want) {
+			t.Errorf("%q is not in %s", want, shown)
+		}
+	}
+	if events := g.must(ExitOK, "alice", "event ls --op session.close"); !strings.Contains(events, "crashed") {
+		t.Errorf("events:\n%s", events)
+	}
+}
+
+func TestOutputForAFileIsNeitherCutNorWrapped(t *testing.T) {
+	g := newGate(t)
+	g.project()
+	g.term = false
+	s := g.session("alice", strings.Repeat("long ", 40))
+	if out := g.must(ExitOK, "audrey", "event ls --op session.close"); !strings.Contains(out, s.ID) || strings.Contains(out, "…") {
+		t.Errorf("a list:\n%s", out)
+	}
+	var events []authz.Event
+	g.json(ExitOK, "audrey", "event ls --op session.close", &events)
+	if out := g.must(ExitOK, "audrey", "event show "+events[0].ID); !strings.Contains(out, detailsText(events[0].Details)) {
+		t.Errorf("one event:\n%s", out)
+	}
+}
+
+func TestWhatIsNotThereIsNotFound(t *testing.T) {
+	g := newGate(t)
+	g.project()
+	for _, user := range []string{"alice", "admin", "sec", "audrey", "mei"} {
+		for _, line := range []string{"session show S-none", "session watch S-none --reason 'to help'", "session fetch S-none --reason 'to look'",
+			"session kill S-none --reason 'to stop'", "session show 99", "session fetch 99 --reason 'to look'", "session kill 99 --reason 'to stop'"} {
+			if a := g.call(user, line, ""); a.code != ExitNotFound {
+				t.Errorf("%s: %s: exit code %d, %s", user, line, a.code, a.errOut)
+			}
+		}
+	}
+	g.must(ExitUsage, "audrey", "search x --after zzz")
+	for _, line := range []string{"verify", "replay 12", "index ls", "recover --admin ada", "witness serve"} {
+		if a := g.call("alice", line, ""); a.code != ExitUsage || !strings.Contains(a.errOut, "not by ssh at the gate") {
+			t.Errorf("%s: %+v", line, a)
+		}
 	}
 }

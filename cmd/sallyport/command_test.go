@@ -23,6 +23,7 @@ import (
 	"sallyport/internal/node"
 	"sallyport/internal/testkit"
 	"sallyport/recorder"
+	"sallyport/recorder/trec"
 )
 
 // command runs the command with words, and returns exit code, output and errors.
@@ -82,14 +83,21 @@ func TestExitCodes(t *testing.T) {
 		{[]string{"access", "genomics/db1"}, 1, "SALLYPORT_SOCKET"},
 		{[]string{"access", "one", "two"}, 2, "no verb"},
 		{[]string{"user", "ls", "--socket", "/nonexistent/socket"}, 1, "does not answer"},
-		{[]string{"recover"}, 2, "--admin"},
+		{[]string{"recover", "--admin", "ada"}, 2, "--reason"},
 		{[]string{"verify"}, 2, "PATH"},
 		{[]string{"verify", "--all", "x"}, 2, "PATH"},
 		{[]string{"verify", "x"}, 2, "public key"},
 		{[]string{"replay", "x"}, 2, "--identity"},
-		{[]string{"export", "x", "--format", "mp4", "--identity", "y"}, 2, "jsonl or raw"},
+		{[]string{"export", "x", "--format", "mp4", "--identity", "y"}, 2, "jsonl, raw or envelope"},
 		{[]string{"epoch", "new", "../x"}, 2, "no name"},
 		{[]string{"epoch", "new", "Genomics"}, 2, "no name"},
+		{[]string{"epoch", "new", "x"}, 2, "--to"},
+		{[]string{"epoch", "new", "x", "--plain", "--to", "age1x"}, 2, "--to"},
+		{[]string{"epoch", "new", "x", "--replaces", "y/2026Q4"}, 2, "an epoch of x"},
+		{[]string{"epoch", "new", "x", "--quarter", "2026Q4.1"}, 2, "2026Q4.2"},
+		{[]string{"epoch", "rewrap", "x"}, 2, "--to"},
+		{[]string{"epoch", "unseal", "x"}, 2, "--out"},
+		{[]string{"epoch", "shred", "x"}, 2, "--pub"},
 		{[]string{"--version"}, 0, ""},
 		{[]string{"epoch", "new", "x", "--quarter", "autumn"}, 2, "no quarter"},
 		{[]string{"completion", "csh"}, 2, "no shell"},
@@ -130,7 +138,7 @@ func TestCompletionKnowsTheVerbs(t *testing.T) {
 
 func TestEpochNewMakesAPairAndNeverWritesOver(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "keys")
-	words := []string{"epoch", "new", "genomics", "--quarter", "2026Q4", "--out", dir}
+	words := []string{"epoch", "new", "genomics", "--quarter", "2026Q4", "--out", dir, "--plain"}
 	if code, _, told := command(t, "", words...); code != 0 {
 		t.Fatal(told)
 	}
@@ -138,11 +146,11 @@ func TestEpochNewMakesAPairAndNeverWritesOver(t *testing.T) {
 	if info, err := os.Stat(private); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("private file: %v %v", info, err)
 	}
-	keys, err := readEpochKeys(private)
+	keys, err := openEpoch(private, nil)
 	if err != nil || keys.Identity == "" || keys.StrictIdentity == "" {
 		t.Errorf("private file does not open: %v", err)
 	}
-	public, err := readEpochKeys(filepath.Join(dir, "genomics-2026Q4.pub"))
+	public, err := openEpoch(filepath.Join(dir, "genomics-2026Q4.pub"), nil)
 	if err != nil || public != keys.Public() {
 		t.Errorf("public file %+v, %v", public, err)
 	}
@@ -159,7 +167,13 @@ func recorded(t *testing.T) (recording, identity, nodeKey string) {
 
 func recordedAs(t *testing.T, action authz.Action) (recording, identity, nodeKey string) {
 	t.Helper()
-	ctx, dir := t.Context(), t.TempDir()
+	return recordedWith(t, func(m *recorder.Meta) { m.Action = string(action) }, true)
+}
+
+// recordedWith changes what the sealed description says; without an end nothing of the recording is signed.
+func recordedWith(t *testing.T, change func(*recorder.Meta), ended bool) (recording, identity, nodeKey string) {
+	t.Helper()
+	dir := t.TempDir()
 	keys, err := recorder.NewEpochKeys()
 	if err != nil {
 		t.Fatal(err)
@@ -177,24 +191,38 @@ func recordedAs(t *testing.T, action authz.Action) (recording, identity, nodeKey
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := recorder.Open(recorder.Options{Dir: dir, Node: "N-test", Signer: private})
+	about := recorder.Meta{Session: "S-01TEST", Number: 1, Node: "N-test", Epoch: "p/2026Q4", Start: time.Now(), Action: string(authz.ActionShell)}
+	change(&about)
+	meta, err := json.Marshal(about)
 	if err != nil {
 		t.Fatal(err)
 	}
-	rec, err := r.Start(ctx, recorder.Meta{Session: "S-01TEST", Number: 1, Node: "N-test", Epoch: "p/2026Q4", Start: time.Now(), Action: string(action)}, keys.Keys())
+	codecs, err := trec.NewCodecs(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := rec.Append(recorder.Frame{Kind: recorder.KindOutput, Data: []byte("hello from the data server\r\n")}); err != nil {
+	var file bytes.Buffer
+	w, err := trec.NewWriter(&file, trec.Options{Session: "S-01TEST", Node: "N-test", Epoch: "p/2026Q4", Start: time.Now(), Meta: meta,
+		Recipients: keys.Recipient, Signer: private, Codecs: codecs})
+	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := rec.Close(ctx, "exited"); err != nil {
+	if _, err := w.Add(trec.Frame{Kind: trec.KindOutput, Time: time.Now(), Data: []byte("hello from the data server\r\n")}); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Close(ctx); err != nil {
+	if ended {
+		_, err = w.Close(time.Now(), "exited")
+	} else {
+		_, err = w.Seal(trec.EffortFast)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
-	return r.Path("S-01TEST"), identity, nodeKey
+	recording = filepath.Join(dir, "S-01TEST.trec")
+	if err := os.WriteFile(recording, file.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return recording, identity, nodeKey
 }
 
 func TestPromise4_VerifyReplayAndExportOfflineAndAFlippedByte(t *testing.T) {
@@ -220,13 +248,13 @@ func TestPromise4_VerifyReplayAndExportOfflineAndAFlippedByte(t *testing.T) {
 		t.Errorf("replay without the node's key: %d %s", code, told)
 	}
 
-	bytes, err := os.ReadFile(recording)
+	content, err := os.ReadFile(recording)
 	if err != nil {
 		t.Fatal(err)
 	}
-	bytes[len(bytes)/2] ^= 1
-	flipped := filepath.Join(t.TempDir(), "S-01TEST.rec")
-	if err := os.WriteFile(flipped, bytes, 0o600); err != nil {
+	content[len(content)/2] ^= 1
+	flipped := filepath.Join(t.TempDir(), "S-01TEST.trec")
+	if err := os.WriteFile(flipped, content, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if code, out, _ := command(t, "", "verify", flipped, "--key", key); code != 1 || !strings.Contains(out, "NOT INTACT") {
@@ -256,8 +284,8 @@ func TestAnotherProjectsKeyIsTold(t *testing.T) {
 	recording, _, key := recorded(t)
 	_, other, _ := recorded(t)
 	program, _ := fakeSSH(t, recording, "0")
-	code, _, told := command(t, "", "export", "12", "--gate", "rosa@gate", "--ssh", "'"+program+"'", "--reason", "monthly review", "--identity", other, "--key", key)
-	if want := "the recording 12 is sealed to the key of p/2026Q4, which the given identity does not open"; code != 1 || !strings.Contains(told, want) || strings.Contains(told, "fetched.rec") {
+	code, _, told := command(t, "", "export", "1", "--gate", "rosa@gate", "--ssh", "'"+program+"'", "--reason", "monthly review", "--identity", other, "--key", key)
+	if want := "the recording 1 is sealed to the key of p/2026Q4, which the given identity does not open"; code != 1 || !strings.Contains(told, want) || strings.Contains(told, "fetched.trec") {
 		t.Errorf("%d %s, want %q", code, told, want)
 	}
 }
@@ -288,7 +316,7 @@ func TestReplayFetchesBySSH(t *testing.T) {
 	temporary := t.TempDir()
 	t.Setenv("TMPDIR", temporary)
 	program, wordsFile := fakeSSH(t, recording, "0")
-	base := []string{"replay", "12", "--gate", "mei@gate", "--ssh", "'" + program + "' -F 'my config'", "--identity", identity, "--key", key}
+	base := []string{"replay", "1", "--gate", "mei@gate", "--ssh", "'" + program + "' -F 'my config'", "--identity", identity, "--key", key}
 	if code, _, told := command(t, "", base...); code != 2 || !strings.Contains(told, "reason") {
 		t.Errorf("without a reason: %d %s", code, told)
 	}
@@ -300,7 +328,7 @@ func TestReplayFetchesBySSH(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "-F\nmy config\n-T\n--\nmei@gate\nsession fetch 12 --purpose replay --reason 'it'\\''s due'\n"
+	want := "-F\nmy config\n-T\n--\nmei@gate\nsession fetch 1 --purpose replay --reason 'it'\\''s due'\n"
 	if string(got) != want {
 		t.Errorf("ssh was given %q, want %q", got, want)
 	}
@@ -377,6 +405,9 @@ func TestVerbsThroughTheSocket(t *testing.T) {
 	if code, _, told := command(t, "", "recover", "--admin", "ada", "--reason", "lost", "--config", made.Config); code != 1 || !strings.Contains(told, "in use") {
 		t.Errorf("recover beside a running node: %d %s", code, told)
 	}
+	if code, _, told := command(t, "", "recover", "--config", made.Config); code != 1 || !strings.Contains(told, "the node runs already") {
+		t.Errorf("recovery of the stores beside a running node: %d %s", code, told)
+	}
 }
 
 func setAll(t *testing.T, environment []string) {
@@ -426,4 +457,41 @@ func serveAndEnrol(t *testing.T, made node.Made) *testkit.Authenticator {
 		t.Fatal(err)
 	}
 	return device
+}
+
+// TestExportOfTheEnvelope writes what the age command opens, and needs no identity for that.
+func TestExportOfTheEnvelope(t *testing.T) {
+	recording, _, _ := recorded(t)
+	data, err := os.ReadFile(recording)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, envelope, _, err := trec.ReadHeader(bytes.NewReader(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if code, out, told := command(t, "", "export", recording, "--format", "envelope"); code != 0 || out != string(envelope) {
+		t.Errorf("%d, %d bytes: %s", code, len(out), told)
+	}
+	if code, _, told := command(t, "", "export", recording, "--format", "envelope", "--input"); code != 1 || !strings.Contains(told, "no terminal") {
+		t.Errorf("the key for what was typed: %d %s", code, told)
+	}
+}
+
+// TestVerifyHoldsARecordingAgainstALedger says which flags belong together.
+func TestVerifyHoldsARecordingAgainstALedger(t *testing.T) {
+	recording, _, key := recorded(t)
+	for _, c := range []struct {
+		words []string
+		says  string
+	}{
+		{[]string{"--checkpoint", "x"}, "add --ledger"},
+		{[]string{"--receipt", "x"}, "add --ledger"},
+		{[]string{"--write-proof", "x"}, "add --ledger"},
+		{[]string{"--proof", "x", "--ledger", "y"}, "a proof stands alone"},
+	} {
+		if code, _, told := command(t, "", append([]string{"verify", recording, "--key", key}, c.words...)...); code != 2 || !strings.Contains(told, c.says) {
+			t.Errorf("%q: %d %s", c.words, code, told)
+		}
+	}
 }

@@ -19,7 +19,8 @@ keys and authenticators on loopback, in one folder, and prints how to come in
 as each of them. It stays until it is interrupted. With --tour it plays the
 whole story with the real ssh client instead, and fails at the first step that
 is not as told.`,
-		Args: noWords,
+		Args:        noWords,
+		Annotations: map[string]string{"alone": "yes"}, // it runs without a verb, too
 		RunE: func(c *cobra.Command, _ []string) error {
 			return demo.Run(c.Context(), demo.Options{Dir: dir, Tour: tour, Stdout: s.out, Stderr: s.err})
 		},

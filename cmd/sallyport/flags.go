@@ -8,12 +8,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
 	"sallyport/bastion/console"
 	"sallyport/internal/config"
+	wordlist "sallyport/internal/words"
 )
 
 // words wants so many words after the verb.
@@ -36,11 +38,17 @@ func wantsJSON(c *cobra.Command) bool {
 	return err == nil && v
 }
 
+// printJSON writes JSON that a terminal can show: what would do something else there stands as \u escapes.
 func printJSON(s streams, value any) error {
-	encoder := json.NewEncoder(s.out)
+	var b strings.Builder
+	encoder := json.NewEncoder(&b)
 	encoder.SetEscapeHTML(false)
 	encoder.SetIndent("", "  ")
-	return encoder.Encode(value)
+	if err := encoder.Encode(value); err != nil {
+		return err
+	}
+	_, err := io.WriteString(s.out, wordlist.EscapeJSON(b.String()))
+	return err
 }
 
 func onTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }

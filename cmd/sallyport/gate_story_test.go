@@ -183,7 +183,7 @@ func (g *gate) finish() error {
 			errs = append(errs, fmt.Errorf("the gate's log has %q", sign))
 		}
 	}
-	report, err := replay.VerifyDir(g.state(), theSite.nodeKey, nil)
+	report, err := replay.VerifyDir(context.Background(), g.state(), theSite.nodeKey)
 	if err == nil && !report.Intact {
 		err = fmt.Errorf("what the gate recorded does not verify:\n%s", report.Text())
 	}

@@ -48,7 +48,7 @@ func run(ctx context.Context, args []string, s streams) int {
 		return int(remote)
 	}
 	if err != nil && !console.Told(err) {
-		fmt.Fprintf(s.err, "sallyport: %s\n", err)
+		fmt.Fprintf(s.err, "sallyport: %s", cleanReport(err.Error())) // it may quote a file or a gate that is hostile
 	}
 	return console.ExitCode(err)
 }

@@ -53,6 +53,14 @@ func callNodeTo(ctx context.Context, o *settings, args []string, s streams, out 
 			}
 		}
 	}
+	if isWatch(args) && onTerminal(s.in) {
+		// Its keys, Ctrl-C among them, are for the verb, which tidies the terminal up.
+		state, err := term.MakeRaw(int(s.in.Fd()))
+		if err != nil {
+			return fmt.Errorf("prepare the terminal: %w", err)
+		}
+		defer func() { _ = term.Restore(int(s.in.Fd()), state) }()
+	}
 	// Not session.Stdin: its Wait would wait for a key to be pressed. What is
 	// still being read when the verb has ended is read for nobody.
 	stdin, err := session.StdinPipe()
@@ -74,6 +82,11 @@ func callNodeTo(ctx context.Context, o *settings, args []string, s streams, out 
 		return ctx.Err()
 	}
 	return fmt.Errorf("the node went away: %w", err)
+}
+
+// isWatch says whether a verb looks on at a live session.
+func isWatch(args []string) bool {
+	return len(args) > 1 && args[0] == "session" && args[1] == "watch"
 }
 
 func terminalName() string {
@@ -104,6 +117,9 @@ func (o *settings) socketPath() (string, error) {
 // loginPatience is how long a person may take for the second factor.
 const loginPatience = 5 * time.Minute
 
+// elsewhereHint says how a verb that runs on people's own machines finds its gate.
+const elsewhereHint = "`ssh GATE VERB`, or, for replay, export and index, --gate USER@GATE"
+
 // dialNode logs in at the node's socket.
 func dialNode(ctx context.Context, o *settings, s streams) (*ssh.Client, error) {
 	path, err := o.socketPath()
@@ -112,7 +128,7 @@ func dialNode(ctx context.Context, o *settings, s streams) (*ssh.Client, error) 
 	}
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
 	if err != nil {
-		return nil, fmt.Errorf("the node does not answer on its socket %s; is it running, and may this account use it?", path)
+		return nil, fmt.Errorf("the node does not answer on its socket %s; is it running, and may this account use it? Another machine's is asked by ssh: %s", path, elsewhereHint)
 	}
 	name := "unknown"
 	if u, err := user.Current(); err == nil {
@@ -181,7 +197,7 @@ func ask(ctx context.Context, s streams, question string, echo bool) (string, er
 	}
 	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
 	if err != nil {
-		return "", errors.New("a second factor is asked for and there is no terminal to ask on")
+		return "", errors.New("a second factor or passphrase is asked for and there is no terminal to ask on")
 	}
 	defer tty.Close()
 	if echo {

@@ -5,9 +5,8 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -15,36 +14,45 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/crypto/ssh"
 
-	"sallyport/authz"
 	"sallyport/bastion/console"
 	"sallyport/internal/config"
-	"sallyport/recorder"
 	"sallyport/replay"
 )
 
 // opening is what opens a recording on the auditor's machine.
-type opening struct{ identity, strict, key string }
+type opening struct {
+	identity, strict, key string
+	own                   own
+}
 
 func (f *opening) register(c *cobra.Command) {
-	c.Flags().StringVar(&f.identity, "identity", "", "the private half from 'epoch new', a `FILE` (required)")
-	c.Flags().StringVar(&f.strict, "strict-identity", "", "the strict identity, a `FILE`, should it be kept apart")
+	c.Flags().StringVar(&f.identity, "identity", "", "the epoch's key from 'epoch new', a `FILE` (required)")
+	c.Flags().StringVar(&f.strict, "strict-identity", "", "the epoch's strict key, a `FILE`, which opens what was typed; for --input")
+	f.own.register(c, "auditor-identity")
 	c.Flags().StringVar(&f.key, "key", "", "the node's public key, a `FILE`, to verify with; else that of the configuration")
 }
 
 // keys reads what opens and verifies. The node's key is nil when none is known.
-func (f *opening) keys(o *settings) (replay.Keys, error) {
+func (f *opening) keys(ctx context.Context, o *settings, s streams) (replay.Keys, error) {
 	if f.identity == "" {
 		return replay.Keys{}, console.Usagef("--identity FILE is required: recordings are sealed")
 	}
-	keys, err := readEpochKeys(f.identity)
+	own, err := f.own.identities(ctx, s)
 	if err != nil {
 		return replay.Keys{}, err
+	}
+	keys, err := openEpoch(f.identity, own)
+	if err != nil {
+		return replay.Keys{}, err
+	}
+	if keys.Identity == "" && keys.StrictIdentity != "" {
+		return replay.Keys{}, console.Usagef("%s is the strict key alone; give it with --strict-identity, and the other one with --identity", f.identity)
 	}
 	if keys.Identity == "" {
 		return replay.Keys{}, fmt.Errorf("%s holds no private key; it is the public half", f.identity)
 	}
 	if f.strict != "" {
-		apart, err := readEpochKeys(f.strict)
+		apart, err := openEpoch(f.strict, own)
 		if err != nil {
 			return replay.Keys{}, err
 		}
@@ -55,18 +63,6 @@ func (f *opening) keys(o *settings) (replay.Keys, error) {
 		return replay.Keys{}, err
 	}
 	return replay.KeysOf(keys, node)
-}
-
-func readEpochKeys(path string) (recorder.EpochKeys, error) {
-	text, err := readSmallFile(path)
-	if err != nil {
-		return recorder.EpochKeys{}, err
-	}
-	keys, err := recorder.ParseEpochKeys(text)
-	if err != nil {
-		return recorder.EpochKeys{}, fmt.Errorf("%s: %w", path, err)
-	}
-	return keys, nil
 }
 
 // nodeKey reads the node's public key: the file that was named, or the one
@@ -102,64 +98,8 @@ func nodeKey(o *settings, path string) (ed25519.PublicKey, error) {
 	return nil, fmt.Errorf("%s holds no ed25519 key in OpenSSH format; `ca show node` prints the right one", path)
 }
 
-// prepare finds, fetches and verifies a recording, and returns its path and what opens it.
-func prepare(ctx context.Context, o *settings, s streams, from *source, with *opening, word string) (path string, keys replay.Keys, cleanup func(), err error) {
-	if keys, err = with.keys(o); err != nil {
-		return "", keys, nil, err
-	}
-	if path, cleanup, err = from.open(ctx, o, s, word); err != nil {
-		return "", keys, nil, err
-	}
-	if keys.Node == nil {
-		fmt.Fprintln(s.err, "sallyport: not verified, since the node's public key is not known here; give --key FILE (`ssh GATE ca show node` prints it)")
-		return path, keys, cleanup, nil
-	}
-	report, err := verifyFile(path, keys.Node)
-	if err == nil && !report.Intact {
-		fmt.Fprint(s.err, report.Text())
-		err = errors.New("the recording is not intact; nothing of it is shown")
-	}
-	if err != nil {
-		cleanup()
-		return "", keys, nil, err
-	}
-	return path, keys, cleanup, nil
-}
-
-// verifyFile verifies one file, whatever its name.
-func verifyFile(path string, key ed25519.PublicKey) (replay.Report, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return replay.Report{}, err
-	}
-	defer file.Close()
-	return replay.VerifyReader(file, filepath.Base(path), key, nil)
-}
-
 // formatNames are replay.Formats as a person reads them.
-const formatNames = "asciicast, asciicast-v2, text, jsonl or raw"
-
-// openRecording opens a recording, and tells a wrong key from other faults by what was asked for: the
-// path may be that of a fetched copy.
-func openRecording(path string, keys replay.Keys, word string) (*replay.Reader, error) {
-	r, err := replay.OpenFile(path, keys)
-	if !errors.Is(err, recorder.ErrSealed) {
-		return r, err
-	}
-	sealed := "another key"
-	if report, err := verifyFile(path, keys.Node); keys.Node != nil && err == nil && report.Epoch != "" {
-		sealed = "the key of " + console.Clean(report.Epoch)
-	}
-	return nil, fmt.Errorf("the recording %s is sealed to %s, which the given identity does not open", word, sealed)
-}
-
-// watchable refuses what nobody can watch or read: the bytes of a file transfer.
-func watchable(r *replay.Reader, word string) error {
-	if r.Meta().Action != string(authz.ActionSFTP) {
-		return nil
-	}
-	return fmt.Errorf("session %s moved files by sftp, which nobody can watch; `export --format jsonl` has the exact bytes", word)
-}
+const formatNames = "asciicast, asciicast-v2, text, jsonl, raw or envelope"
 
 func replayVerb(o *settings, s streams) *cobra.Command {
 	from, with := source{purpose: "replay"}, opening{}
@@ -173,24 +113,17 @@ gate by ssh, verifies it, and opens it here, with the auditor's key; the gate
 never sees that key. Keys while it plays: space pauses, arrows seek, + and -
 change the speed, q ends.`,
 		Args:    words(1, 1),
-		Example: "  sallyport replay 12 --gate rosa@gate.example.org --identity genomics-2026Q4.key --reason 'monthly review'",
+		Example: "  sallyport replay 12 --gate rosa@gate.example.org --identity genomics-2026Q4.key.age --auditor-identity rosa.key --reason 'monthly review'",
 		RunE: func(c *cobra.Command, args []string) error {
-			path, keys, cleanup, err := prepare(c.Context(), o, s, &from, &with, args[0])
+			file, err := prepare(c.Context(), o, s, &from, &with, args[0])
 			if err != nil {
 				return err
 			}
-			defer cleanup()
-			r, err := openRecording(path, keys, args[0])
-			if err != nil {
+			defer file.close()
+			if err := file.watchable(); err != nil {
 				return err
 			}
-			if err := errors.Join(watchable(r, args[0]), r.Close()); err != nil {
-				return err
-			}
-			player := replay.Player{
-				Open: func() (*replay.Reader, error) { return replay.OpenFile(path, keys) },
-				Out:  s.out, Speed: speed, At: at, Idle: idle,
-			}
+			player := replay.Player{File: file.File, Out: s.out, Speed: speed, At: at, Idle: idle}
 			if !onTerminal(s.out) {
 				return player.Play(c.Context())
 			}
@@ -200,6 +133,12 @@ change the speed, q ends.`,
 	from.register(c)
 	with.register(c)
 	c.Flags().Float64Var(&speed, "speed", 1, "so many times as fast")
+	c.PreRunE = func(*cobra.Command, []string) error {
+		if at < 0 || idle < 0 || !(speed > 0) {
+			return console.Usagef("--at and --max-idle cannot be negative, and --speed is more than 0")
+		}
+		return nil
+	}
 	c.Flags().DurationVar(&at, "at", 0, "begin there, such as 2m30s")
 	c.Flags().DurationVar(&idle, "max-idle", 2*time.Second, "shorten longer pauses to this; 0 keeps them")
 	return c
@@ -213,45 +152,58 @@ func exportVerb(o *settings, s streams) *cobra.Command {
 		Use:     "export SESSION|FILE",
 		Short:   "Write a session as asciicast, text, JSON lines or raw bytes",
 		Args:    words(1, 1),
-		Example: "  sallyport export 12.rec --format text --identity genomics-2026Q4.key > 12.txt",
+		Example: "  sallyport export 12.trec --format text --identity genomics-2026Q4.key.age --auditor-identity rosa.key > 12.txt",
 		RunE: func(c *cobra.Command, args []string) error {
+			if format == formatEnvelope {
+				return exportEnvelope(c.Context(), o, s, &from, args[0], input)
+			}
 			if !slices.Contains(replay.Formats(), replay.Format(format)) {
 				return console.Usagef("--format %q is no format; it is %s", format, formatNames)
 			}
 			if onTerminal(s.out) && format == string(replay.FormatRaw) {
 				return console.Usagef("raw bytes could take over the terminal; send standard output to a file, or use replay")
 			}
-			path, keys, cleanup, err := prepare(c.Context(), o, s, &from, &with, args[0])
+			file, err := prepare(c.Context(), o, s, &from, &with, args[0])
 			if err != nil {
 				return err
 			}
-			defer cleanup()
-			r, err := openRecording(path, keys, args[0])
-			if err != nil {
-				return err
-			}
-			defer r.Close()
+			defer file.close()
 			if f := replay.Format(format); f != replay.FormatJSONLines && f != replay.FormatRaw {
-				if err := watchable(r, args[0]); err != nil {
+				if err := file.watchable(); err != nil {
 					return err
 				}
+			}
+			r, err := file.Frames()
+			if err != nil {
+				return err
 			}
 			result, err := replay.Export(s.out, r, replay.ExportOptions{Format: replay.Format(format), Input: input})
 			if err != nil {
 				return err
 			}
-			if result.Ending != replay.EndingComplete {
-				fmt.Fprintf(s.err, "sallyport: the recording is %s\n", result.Ending)
-			}
-			if input && result.Sealed > 0 {
-				fmt.Fprintf(s.err, "sallyport: %d typed frames stay sealed; they need the strict identity\n", result.Sealed)
-			}
+			tellExport(s.err, result, input)
 			return nil
 		},
 	}
 	from.register(c)
 	with.register(c)
 	c.Flags().StringVar(&format, "format", string(replay.FormatAsciicast), formatNames)
-	c.Flags().BoolVar(&input, "input", false, "also what the person sent")
+	c.Flags().BoolVar(&input, "input", false, "also what the person sent; with envelope, that of its key")
 	return c
+}
+
+// tellExport says what an export could not hold.
+func tellExport(w io.Writer, result replay.ExportResult, input bool) {
+	if result.Ending != replay.EndingComplete {
+		fmt.Fprintf(w, "sallyport: the recording is %s\n", result.Ending)
+	}
+	if input && result.Sealed > 0 {
+		fmt.Fprintf(w, "sallyport: %d typed frames stay sealed; they need the strict identity\n", result.Sealed)
+	}
+	if result.Replaced > 0 {
+		fmt.Fprintf(w, "sallyport: %d bytes that are not UTF-8 stand as U+FFFD; `--format jsonl` has them\n", result.Replaced)
+	}
+	if result.LeftOut > 0 {
+		fmt.Fprintf(w, "sallyport: %d rows that filled whole screens with a few bytes are left out; `--format jsonl` has what was sent\n", result.LeftOut)
+	}
 }

@@ -22,23 +22,28 @@ Set up and run a node:
   sallyport init DIR --name gate.example.org --admin NAME
   sallyport serve --config DIR/sallyport.yaml
   sallyport recover --admin NAME --reason TEXT     when no administrator can log in
+  sallyport witness init|serve DIR                 on another machine: vouch for ledgers
   sallyport completion bash                        or zsh, or fish
+  sallyport version
 
 For auditors, on their own machine:
-  sallyport epoch new PROJECT --out DIR     the keys that open recordings
+  sallyport epoch new PROJECT --to FILE     the keys that open recordings
   sallyport replay SESSION --gate USER@GATE --identity FILE --reason TEXT
   sallyport export FILE --format asciicast
+  sallyport index add SESSION|FILE …        what was shown, to be searched on this machine
+  sallyport search --local WORDS
   sallyport verify PATH --key FILE
 
 Through the node's socket, and the same as ` + "`ssh gate VERB`" + `:
   user, key, factor, training, terms        people
   project, server, member, access           who may go where, and why not
   request                                   what waits for approval
-  session, event, ledger, epoch, ca         what happened, and proof
-  status, whoami
+  session, search, event, ledger, epoch, ca what happened, and proof
+  status, scrub, whoami                     how the node, and what it stores, is
 
 Every verb takes --json and --help. Exit codes: 0 ok, 1 failed, 2 usage,
-3 denied, 4 not found, 5 waiting for approval.`
+3 denied, 4 not found, 5 waiting for approval; 254 of a session: the gate
+refused or ended it.`
 
 // newRoot builds the tree: the local verbs, and the console's verbs sent to the node.
 func newRoot(args []string, s streams) *cobra.Command {
@@ -56,10 +61,16 @@ func newRoot(args []string, s streams) *cobra.Command {
 	if v, _, err := root.Find([]string{"version"}); err == nil {
 		root.RemoveCommand(v)
 	}
-	if epoch, _, err := root.Find([]string{"epoch"}); err == nil {
-		epoch.AddCommand(epochNewVerb(s))
+	if search, _, err := root.Find([]string{"search"}); err == nil {
+		searchLocally(search, s)
 	}
-	root.AddCommand(initVerb(s), serveVerb(settings, s), recoverVerb(settings, s), demoVerb(s),
+	if noun, _, err := root.Find([]string{"ledger"}); err == nil {
+		ledgerVerbs(noun, settings, s)
+	}
+	if epoch, _, err := root.Find([]string{"epoch"}); err == nil {
+		epoch.AddCommand(epochVerbs(s)...)
+	}
+	root.AddCommand(initVerb(s), serveVerb(settings, s), recoverVerb(settings, s), demoVerb(s), witnessVerb(s), indexNoun(settings, s),
 		replayVerb(settings, s), exportVerb(settings, s), verifyVerb(settings, s), versionVerb(s), completionVerb(s))
 	return root
 }

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os/user"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -62,6 +64,34 @@ func printMade(c *cobra.Command, s streams, made *node.Made, first string) error
 	return err
 }
 
+// several is a number of things in words.
+func several(n int, one string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %ss", n, one)
+}
+
+// checkConfig says whether the node would start.
+func checkConfig(c *cobra.Command, o *settings, s streams) error {
+	cfg, err := o.load()
+	if err == nil {
+		err = node.Check(cfg)
+	}
+	if wantsJSON(c) {
+		answer := map[string]any{"config": o.configPath(), "right": err == nil}
+		if err != nil {
+			answer["faults"] = strings.Split(err.Error(), "\n")
+		}
+		return errors.Join(err, printJSON(s, answer))
+	}
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(s.out, "%s is right, and its keys, policies and folders can be used\n", cfg.File)
+	return err
+}
+
 func serveVerb(o *settings, s streams) *cobra.Command {
 	var check bool
 	c := &cobra.Command{
@@ -69,15 +99,11 @@ func serveVerb(o *settings, s streams) *cobra.Command {
 		Short: "Run the node until it is told to stop",
 		Args:  noWords,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
+			if check {
+				return checkConfig(c, o, s)
+			}
 			cfg, err := o.load()
 			if err != nil {
-				return err
-			}
-			if check {
-				if err := node.Check(cfg); err != nil {
-					return err
-				}
-				_, err := fmt.Fprintf(s.out, "%s is right, and its keys can be used\n", cfg.File)
 				return err
 			}
 			n, err := node.Open(c.Context(), cfg, node.Options{Version: version()})
@@ -92,35 +118,6 @@ func serveVerb(o *settings, s streams) *cobra.Command {
 			return n.Run(c.Context())
 		},
 	}
-	c.Flags().BoolVar(&check, "check", false, "only say whether the configuration is right")
-	return c
-}
-
-func recoverVerb(o *settings, s streams) *cobra.Command {
-	var admin, reason string
-	c := &cobra.Command{
-		Use:   "recover",
-		Short: "Let an administrator in who lost the second factor; the node must be stopped",
-		Long: `Recover is for the day on which no administrator can log in any more. It removes
-an administrator's second factor and makes a new invite. It needs the node's
-files, so the node must be stopped; and it stands in the ledger for good.`,
-		Args: noWords,
-		RunE: func(c *cobra.Command, _ []string) error {
-			if admin == "" || reason == "" {
-				return console.Usagef("--admin and --reason are required")
-			}
-			cfg, err := o.load()
-			if err != nil {
-				return err
-			}
-			made, err := node.Recover(c.Context(), cfg, node.Options{Version: version()}, admin, reason)
-			if err != nil {
-				return err
-			}
-			return printMade(c, s, made, "The second factor of "+made.Admin+" is removed, and the ledger says so. Start the node again.")
-		},
-	}
-	c.Flags().StringVar(&admin, "admin", "", "user name of the administrator (required)")
-	c.Flags().StringVar(&reason, "reason", "", "why; it stands in the ledger (required)")
+	c.Flags().BoolVar(&check, "check", false, "only say whether the node would start with this configuration")
 	return c
 }

@@ -49,6 +49,8 @@ type Config struct {
 	Keys          Keys      `yaml:"keys"`
 	Recording     Recording `yaml:"recording"`
 	Retention     Retention `yaml:"retention"`
+	Witness       Witness   `yaml:"witness"`
+	Syslog        Syslog    `yaml:"syslog"`
 	Limits        Limits    `yaml:"limits"`
 }
 
@@ -62,12 +64,23 @@ type CA struct {
 type Keys struct {
 	Master string `yaml:"master"` // 32 random bytes, base64; derives the keys for secrets in the database
 	Node   string `yaml:"node"`   // signs recordings, ledger and checkpoints; ed25519, OpenSSH format
+	// Journal is 32 random bytes, base64: what the ledger's entries in the
+	// journal, and the keys of its bodies, are sealed under.
+	Journal string `yaml:"journal"`
 }
 
-// Recording says where recordings rest.
+// Recording says where recordings rest, and what stands before them.
 type Recording struct {
 	Dir     string `yaml:"dir"`
 	MinFree Size   `yaml:"min_free"`
+	// Mode is durable or written: when output may be shown.
+	Mode         string `yaml:"mode"`
+	Journal      string `yaml:"journal"`       // folder of the journal
+	JournalSize  Size   `yaml:"journal_size"`  // of one of its files
+	JournalFiles int    `yaml:"journal_files"` // at most, the reserve among them
+	SecondDir    string `yaml:"second_dir"`    // where finished recordings rest a second time; "" for nowhere
+	MaxBacklog   Size   `yaml:"max_backlog"`   // that may wait to be copied there while sessions start
+	ScrubRate    Size   `yaml:"scrub_rate"`    // a second, that the weekly check reads
 }
 
 // Retention says how long recordings and events are kept.
@@ -155,15 +168,25 @@ func (c *Config) setDefaults(lines map[string]int) {
 	set(&c.CA.Host, "keys/host-ca")
 	set(&c.Keys.Master, "keys/master.key")
 	set(&c.Keys.Node, "keys/node.key")
+	set(&c.Keys.Journal, "keys/journal.key")
+	set(&c.Recording.Mode, ModeDurable)
 	if len(c.HostKeys) == 0 {
 		c.HostKeys = []string{"keys/ssh_host_ed25519_key"}
 	}
 	if lines["recording.min_free"] == 0 {
 		c.Recording.MinFree = 512 << 20
 	}
+	if lines["recording.journal_size"] == 0 {
+		c.Recording.JournalSize = 64 << 20
+	}
+	if lines["recording.journal_files"] == 0 {
+		c.Recording.JournalFiles = 32
+	}
+	c.Recording.setSecondDefaults(lines)
 	if lines["retention.days"] == 0 {
 		c.Retention.Days = 400
 	}
+	c.setEvidenceDefaults(lines)
 }
 
 // anchorPaths makes every path absolute, so that a later change of the working directory changes nothing.
@@ -173,7 +196,8 @@ func (c *Config) anchorPaths(dir string) {
 			*path = filepath.Join(dir, *path)
 		}
 	}
-	for _, p := range []*string{&c.State, &c.Socket, &c.CA.User, &c.CA.Host, &c.Keys.Master, &c.Keys.Node} {
+	for _, p := range []*string{&c.State, &c.Socket, &c.CA.User, &c.CA.Host, &c.Keys.Master, &c.Keys.Node, &c.Keys.Journal,
+		&c.Witness.Policy, &c.Witness.CA, &c.Syslog.CA, &c.Syslog.Certificate} {
 		anchor(p)
 	}
 	for i := range c.HostKeys {
@@ -183,6 +207,11 @@ func (c *Config) anchorPaths(dir string) {
 		c.Recording.Dir = filepath.Join(c.State, "recordings")
 	}
 	anchor(&c.Recording.Dir)
+	if c.Recording.Journal == "" {
+		c.Recording.Journal = filepath.Join(c.State, "journal")
+	}
+	anchor(&c.Recording.Journal)
+	anchor(&c.Recording.SecondDir)
 	switch {
 	case c.Database == "":
 		c.Database = filepath.Join(c.State, "sallyport.db")
@@ -241,11 +270,38 @@ func (c *Config) check(lines map[string]int) []error {
 	if c.Retention.Days < MinimumRetentionDays {
 		fault("retention.days", "%d is less than %d days; records must be kept for at least six months", c.Retention.Days, MinimumRetentionDays)
 	}
-	if c.Recording.MinFree < 16<<20 {
-		fault("recording.min_free", "%v is less than 16MiB; a node that fills its disk ends everyone's session", c.Recording.MinFree)
-	}
+	c.checkRecording(fault)
+	c.checkEvidence(fault)
+	c.Recording.checkSecond(fault)
 	c.checkLimits(lines, fault)
 	return faults
+}
+
+// The modes of recording.
+const (
+	ModeDurable = "durable" // shown once it would survive a failure of power
+	ModeWritten = "written" // shown once it would survive the end of the process
+)
+
+func (c *Config) checkRecording(fault func(string, string, ...any)) {
+	r := c.Recording
+	if r.MinFree < 16<<20 {
+		fault("recording.min_free", "%v is less than 16MiB; a node that fills its disk ends everyone's session", r.MinFree)
+	}
+	if r.Mode != ModeDurable && r.Mode != ModeWritten {
+		fault("recording.mode", "%q is no mode; it is durable or written", r.Mode)
+	}
+	if r.JournalSize < 4<<20 || r.JournalSize > 1<<30 {
+		fault("recording.journal_size", "%v is not between 4MiB and 1GiB", r.JournalSize)
+	}
+	if r.JournalFiles < 4 || r.JournalFiles > 4096 {
+		fault("recording.journal_files", "%d is not between 4 and 4096", r.JournalFiles)
+	}
+	for _, dir := range []string{r.Dir, filepath.Join(c.State, "ledger"), filepath.Join(c.State, "ledger-keys")} {
+		if filepath.Clean(dir) == filepath.Clean(r.Journal) {
+			fault("recording.journal", "only the journal's own files may rest in %s", r.Journal)
+		}
+	}
 }
 
 func (c *Config) checkMetrics(fault func(string, string, ...any)) {

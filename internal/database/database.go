@@ -2,7 +2,9 @@
 // projects and approvals: SQLite by default, PostgreSQL where a site has one. It
 // brings the schema up to date and runs transactions.
 //
-// There is one migration directory and one SQL text for both engines: the
+// There is one migration directory and one SQL text for both engines, but for
+// the index of words, which each has in its own way and which this package
+// alone speaks to (AddText, FindText): the
 // types are TEXT, BIGINT (times are milliseconds since 1970, 0 for none),
 // BYTEA and BOOLEAN, and placeholders are $1, $2, … each used once and in
 // order of appearance, because SQLite binds them by appearance and PostgreSQL
@@ -16,18 +18,12 @@ package database
 import (
 	"context"
 	"database/sql"
-	"embed"
 	"errors"
 	"fmt"
 	"io/fs"
 	"strings"
 	"time"
-
-	"github.com/pressly/goose/v3"
 )
-
-//go:embed migrations/*.sql
-var migrations embed.FS
 
 // Engine names the kind of database.
 type Engine string
@@ -63,7 +59,10 @@ func Open(ctx context.Context, url string) (*DB, error) {
 	case strings.HasPrefix(url, "postgres://"), strings.HasPrefix(url, "postgresql://"):
 		db, err = openPostgres(ctx, url)
 	default:
-		db, err = openSQLite(ctx, strings.TrimPrefix(url, "sqlite:"))
+		var files fs.FS
+		if files, err = nodeSchema(SQLite); err == nil {
+			db, err = openSQLite(ctx, strings.TrimPrefix(url, "sqlite:"), files, false)
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open database: %w", err)
@@ -97,8 +96,9 @@ func (db *DB) Ping(ctx context.Context) error {
 
 // Tx is a transaction. It lives inside one call of Write or Read, under that call's context.
 type Tx struct {
-	ctx context.Context
-	tx  *sql.Tx
+	ctx    context.Context
+	tx     *sql.Tx
+	engine Engine
 }
 
 // Exec runs a statement and returns how many rows it changed.
@@ -163,7 +163,7 @@ func (db *DB) Write(ctx context.Context, fn func(Tx) error) error {
 		options = nil // SQLite is serializable, and its driver knows only the default
 	}
 	for try := 0; ; try++ {
-		err := run(ctx, db.write, writeTime, options, fn)
+		err := run(ctx, db.engine, db.write, writeTime, options, fn)
 		if err == nil || try == retries || !db.raced(err) {
 			return err
 		}
@@ -190,10 +190,10 @@ func (db *DB) readBy(ctx context.Context, pool *sql.DB, limit time.Duration, fn 
 	if db.engine == SQLite {
 		options = nil // the connections of the pools that read are query_only
 	}
-	return run(ctx, pool, limit, options, fn)
+	return run(ctx, db.engine, pool, limit, options, fn)
 }
 
-func run(ctx context.Context, pool *sql.DB, limit time.Duration, options *sql.TxOptions, fn func(Tx) error) (err error) {
+func run(ctx context.Context, engine Engine, pool *sql.DB, limit time.Duration, options *sql.TxOptions, fn func(Tx) error) (err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("database: no answer within %s", limit))
 	defer cancel()
 	defer func() {
@@ -207,7 +207,7 @@ func run(ctx context.Context, pool *sql.DB, limit time.Duration, options *sql.Tx
 		return fmt.Errorf("database: begin: %w", err)
 	}
 	defer tx.Rollback() // has no effect after Commit
-	if err := fn(Tx{ctx: ctx, tx: tx}); err != nil {
+	if err := fn(Tx{ctx: ctx, tx: tx, engine: engine}); err != nil {
 		return err
 	}
 	if err := tx.Commit(); err != nil {
@@ -232,27 +232,4 @@ func pause(ctx context.Context, d time.Duration) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-}
-
-// migrate brings the schema up to date and refuses one that is newer than this program.
-func migrate(ctx context.Context, dialect goose.Dialect, pool *sql.DB, options ...goose.ProviderOption) error {
-	files, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		return fmt.Errorf("migrations: %w", err)
-	}
-	provider, err := goose.NewProvider(dialect, pool, files, options...)
-	if err != nil {
-		return fmt.Errorf("migrations: %w", err)
-	}
-	if _, err := provider.Up(ctx); err != nil {
-		return fmt.Errorf("migrations: %w", err)
-	}
-	have, want, err := provider.GetVersions(ctx)
-	if err != nil {
-		return fmt.Errorf("migrations: %w", err)
-	}
-	if have > want {
-		return fmt.Errorf("the schema has version %d and this program knows %d: use the newer program", have, want)
-	}
-	return nil
 }

@@ -251,7 +251,7 @@ func TestWatchWaitsForNoReaderOrWriter(t *testing.T) {
 func TestTransactionHasATimeLimit(t *testing.T) {
 	onBoth(t, func(t *testing.T, url string) {
 		db := open(t, url)
-		err := run(t.Context(), db.read, 50*time.Millisecond, nil, func(tx Tx) error {
+		err := run(t.Context(), db.Engine(), db.read, 50*time.Millisecond, nil, func(tx Tx) error {
 			<-tx.ctx.Done()
 			var n int64
 			return tx.QueryRow("SELECT generation FROM changes").Scan(&n)

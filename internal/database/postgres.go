@@ -49,7 +49,11 @@ func preparePostgres(ctx context.Context, pool *sql.DB) error {
 	if err != nil {
 		return fmt.Errorf("migrations: %w", err)
 	}
-	return migrate(ctx, goose.DialectPostgres, pool, goose.WithSessionLocker(locker))
+	files, err := nodeSchema(PostgreSQL)
+	if err != nil {
+		return err
+	}
+	return migrate(ctx, goose.DialectPostgres, pool, files, goose.WithSessionLocker(locker))
 }
 
 // SQLSTATE codes after which a transaction is run again.

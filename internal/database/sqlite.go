@@ -6,8 +6,10 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/mattn/go-sqlite3"
@@ -43,7 +45,17 @@ func sqlitePool(path string, settings url.Values) *sql.DB {
 	})
 }
 
-func openSQLite(ctx context.Context, path string) (*DB, error) {
+// OpenIndex opens a SQLite file of another purpose than a node's state, with the schema of the
+// given migrations. It is made with mode 0600 when it is missing. What is deleted is written over.
+func OpenIndex(ctx context.Context, path string, migrations fs.FS) (*DB, error) {
+	db, err := openSQLite(ctx, path, migrations, true)
+	if err != nil {
+		return nil, fmt.Errorf("open index: %w", err)
+	}
+	return db, nil
+}
+
+func openSQLite(ctx context.Context, path string, files fs.FS, erase bool) (*DB, error) {
 	if path == "" || strings.HasPrefix(path, ":memory:") || strings.HasPrefix(path, "file:") {
 		return nil, fmt.Errorf("%q is no path of a file", path)
 	}
@@ -56,19 +68,20 @@ func openSQLite(ctx context.Context, path string) (*DB, error) {
 		return nil, err
 	}
 	write := sqlitePool(path, url.Values{
-		"mode":          {"rw"},
-		"_journal_mode": {"WAL"},
-		"_synchronous":  {"FULL"}, // a commit survives the loss of power
-		"_txlock":       {"immediate"},
-		"_busy_timeout": {"5000"},
-		"_foreign_keys": {"on"},
+		"_secure_delete": {strconv.FormatBool(erase)},
+		"mode":           {"rw"},
+		"_journal_mode":  {"WAL"},
+		"_synchronous":   {"FULL"}, // a commit survives the loss of power
+		"_txlock":        {"immediate"},
+		"_busy_timeout":  {"5000"},
+		"_foreign_keys":  {"on"},
 	})
 	write.SetMaxOpenConns(1)
 	db := &DB{engine: SQLite, write: write}
 	if err := checkFullText(ctx, write); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	if err := migrate(ctx, goose.DialectSQLite3, write); err != nil {
+	if err := migrate(ctx, goose.DialectSQLite3, write, files); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
 	reading := url.Values{

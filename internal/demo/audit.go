@@ -87,7 +87,7 @@ func (t *tour) verifies(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	t.recording = filepath.Join(t.scratch, newcomer+".rec")
+	t.recording = filepath.Join(t.scratch, newcomer+".trec")
 	if err := os.WriteFile(t.recording, []byte(sealed), 0o600); err != nil {
 		return "", err
 	}
@@ -111,7 +111,7 @@ func (t *tour) flippedByte(ctx context.Context) (string, error) {
 	}
 	at := len(data) * 3 / 4 // behind the header, in what was recorded
 	data[at] ^= 0x01
-	forged := filepath.Join(t.scratch, "forged.rec")
+	forged := filepath.Join(t.scratch, "forged.trec")
 	if err := os.WriteFile(forged, data, 0o600); err != nil {
 		return "", err
 	}

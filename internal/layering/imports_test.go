@@ -19,11 +19,12 @@ const module = "sallyport"
 // layers only, never one beside it: so authz knows nothing of the recorder, and
 // the recorder nothing of policy.
 var layers = [][]string{
-	{"configs", "internal/config", "internal/layering", "internal/screen", "internal/words"},
+	{"configs", "internal/config", "internal/layering", "internal/picture", "internal/screen", "internal/words"},
 	{"internal/database", "recorder/journal", "recorder/tlog", "recorder/trec"},
-	{"recorder/witness"},
+	{"internal/longtape", "recorder/ledger", "recorder/witness"},
 	{"authz", "recorder"},
-	{"replay"},
+	{"recorder/epoch", "recorder/vault"},
+	{"replay", "replay/index"},
 	{"bastion/commands", "bastion/sftpguard", "bastion/termguard"},
 	{"bastion"},
 	{"bastion/console", "bastion/portal"},
@@ -31,7 +32,8 @@ var layers = [][]string{
 	{"internal/demo"},
 	{"cmd/sallyport"},
 	{"internal/testkit"},
-	{"scripts/bench"},
+	{"internal/testgate"},
+	{"scripts/bench", "scripts/faults"},
 }
 
 // onlyIn names dependencies that are not to be had everywhere. Test files may
@@ -47,14 +49,15 @@ var onlyIn = map[string][]string{
 	"testing":                             {"internal/testkit"},
 	"github.com/rogpeppe/go-internal":     {},
 	"go.uber.org/goleak":                  {},
-	module + "/internal/testkit":          {"scripts/bench"},
+	module + "/internal/testkit":          {"internal/testgate", "scripts/bench", "scripts/faults"},
+	module + "/internal/testgate":         {"scripts/bench", "scripts/faults"},
 	"github.com/spf13/cobra":              {"bastion/console", "cmd/sallyport"},
 	"github.com/mattn/go-sqlite3":         {"internal/database"},
 	"github.com/pressly/goose/v3":         {"internal/database"},
 	"go.yaml.in/yaml/v4":                  {"internal/config"},
-	"filippo.io/age":                      {"recorder", "recorder/trec", "replay", "bastion/console", "internal/node", "internal/demo"},
+	"filippo.io/age":                      {"recorder", "recorder/epoch", "recorder/trec", "replay", "bastion/console", "internal/node", "internal/demo", "cmd/sallyport"},
 	"github.com/klauspost/compress":       {"recorder/trec"},
-	"golang.org/x/mod":                    {"recorder/tlog", "recorder/trec", "recorder/witness"},
+	"golang.org/x/mod":                    {"recorder/ledger", "recorder/tlog", "recorder/trec", "recorder/witness", "replay"},
 	"github.com/transparency-dev/formats": {"recorder/tlog", "recorder/witness"},
 	"github.com/prometheus/client_golang": {"bastion", "internal/node", "recorder"},
 }

@@ -4,9 +4,9 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
-	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +15,7 @@ import (
 
 	"sallyport/authz"
 	"sallyport/internal/config"
+	"sallyport/internal/testkit"
 	"sallyport/recorder"
 	"sallyport/replay"
 )
@@ -27,6 +28,8 @@ type crashSite struct {
 	keys   recorder.EpochKeys
 	epoch  string
 	n      *Node
+	live   []*recorder.Recording
+	harm   func() // what becomes of the files while the node is down
 }
 
 func newCrashSite(t *testing.T) *crashSite {
@@ -78,8 +81,8 @@ func (w *crashSite) open() authz.Session {
 	return s
 }
 
-// record makes the recording of a session, with its end.
-func (w *crashSite) record(s authz.Session) recorder.Result {
+// begin makes a recording that is open when the node crashes.
+func (w *crashSite) begin(s authz.Session) *recorder.Recording {
 	w.t.Helper()
 	ctx := w.t.Context()
 	rec, err := w.n.Recorder.Start(ctx, recorder.Meta{Session: s.ID, Number: s.Number, Node: w.n.ID, Epoch: w.epoch, Action: "shell"}, w.keys.Keys())
@@ -89,7 +92,14 @@ func (w *crashSite) record(s authz.Session) recorder.Result {
 		w.must(err)
 		w.must(rec.Wait(ctx, position))
 	}
-	result, err := rec.Close(ctx, "killed")
+	w.live = append(w.live, rec)
+	return rec
+}
+
+// record makes the recording of a session, with its end.
+func (w *crashSite) record(s authz.Session) recorder.Result {
+	w.t.Helper()
+	result, err := w.begin(s).Close(w.t.Context(), "killed")
 	w.must(err)
 	return result
 }
@@ -104,8 +114,28 @@ func (w *crashSite) cut(path string, bytes int64) {
 // restart opens the same state again, as after kill -9.
 func (w *crashSite) restart() {
 	w.t.Helper()
+	w.settle()
+	crashed := filepath.Join(w.t.TempDir(), "state")
+	testkit.CopyState(w.t, crashed, w.config.State)
+	for _, rec := range w.live {
+		_, err := rec.Close(w.t.Context(), "exited")
+		w.must(err)
+	}
+	w.live = nil
 	w.must(w.n.Close())
+	w.must(os.RemoveAll(w.config.State))
+	w.must(os.CopyFS(w.config.State, os.DirFS(crashed)))
+	if w.harm != nil {
+		w.harm()
+		w.harm = nil
+	}
 	w.n = opened(w.t, w.config)
+}
+
+// settle brings the ledger's folder to where a reader finds all of it.
+func (w *crashSite) settle() {
+	w.t.Helper()
+	w.must(w.n.Ledger.Settle(w.t.Context()))
 }
 
 func (w *crashSite) session(id string) authz.Session {
@@ -121,37 +151,14 @@ func (w *crashSite) session(id string) authz.Session {
 // said are the ledger's events about how recordings rest.
 func (w *crashSite) said() []authz.Event {
 	w.t.Helper()
-	f, err := os.Open(filepath.Join(w.config.State, "ledger", recorder.LedgerFile))
-	w.must(err)
-	defer f.Close()
-	var events []authz.Event
-	_, err = replay.VerifyReader(f, "ledger", w.n.NodeKey, func(b *recorder.Block) error {
-		if b.Type != recorder.BlockData {
-			return nil
-		}
-		d := recorder.NewFrameDecoder(b.BlockInfo, b.Payload)
-		for {
-			entry, ok, err := d.Next()
-			if err != nil || !ok {
-				return err
-			}
-			var e authz.Event
-			if err := json.Unmarshal(entry.Data, &e); err != nil {
-				return err
-			}
-			if strings.HasPrefix(e.OpType, "recording.") {
-				events = append(events, e)
-			}
-		}
-	})
-	w.must(err)
-	return events
+	w.settle()
+	return slices.DeleteFunc(ledgerEvents(w.t, w.config, w.n), func(e authz.Event) bool { return !strings.HasPrefix(e.OpType, "recording.") })
 }
 
 func (w *crashSite) verify() replay.NodeReport {
 	w.t.Helper()
-	r, err := replay.VerifyNode(replay.NodeFiles{Ledger: filepath.Join(w.config.State, "ledger", recorder.LedgerFile),
-		Recordings: w.config.Recording.Dir, Key: w.n.NodeKey})
+	w.settle()
+	r, err := replay.VerifyDir(w.t.Context(), w.config.State, w.n.NodeKey)
 	w.must(err)
 	return r
 }
@@ -193,8 +200,7 @@ func TestPromise4_HeadOfAFailedRecordingReachesTheLedger(t *testing.T) {
 	w := newCrashSite(t)
 	ctx := context.WithoutCancel(t.Context())
 	s, other := w.open(), w.open()
-	w.record(s)
-	w.cut(w.n.Recorder.Path(s.ID), 100) // the failed write of its end
+	w.begin(s) // and the write of its end fails
 	s.Result, s.BytesOut = "recording-failed", 16
 	w.must(w.n.Authority.CloseSession(ctx, s))
 
@@ -216,7 +222,7 @@ func TestPromise4_HeadOfAFailedRecordingReachesTheLedger(t *testing.T) {
 		}
 		report, err := replay.Verify(w.n.Recorder.Path(s.ID), w.n.NodeKey)
 		w.must(err)
-		if said[0].Details["head"] != report.Head || !report.Complete || report.Reason != recorder.ReasonCrashed {
+		if said[0].Details["head"] != report.Root || !report.Complete || report.Reason != recorder.ReasonCrashed {
 			t.Errorf("the ledger says %v, the file is %s", said[0].Details, report.Text())
 		}
 	}
@@ -237,13 +243,14 @@ func TestPromise4_TheLedgerSaysWhyThereIsNoHead(t *testing.T) {
 	if r := w.verify(); strings.Contains(r.Text(), "BROKEN: "+refused.ID) {
 		t.Errorf("before the restart: %s", r.Text())
 	}
-	w.record(damaged)
+	w.begin(damaged)
 	path := w.n.Recorder.Path(damaged.ID)
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
-	w.must(err)
-	_, err = f.WriteString("SPB")
-	w.must(err)
-	w.must(f.Close())
+	w.harm = func() {
+		data, err := os.ReadFile(path)
+		w.must(err)
+		data[len(data)-1] ^= 1 // of the description: no crash takes what was durable
+		w.must(os.WriteFile(path, data, 0o600))
+	}
 	for range 2 {
 		w.restart()
 		said := map[string]string{}
@@ -255,7 +262,7 @@ func TestPromise4_TheLedgerSaysWhyThereIsNoHead(t *testing.T) {
 		}
 	}
 	for _, s := range []authz.Session{unbegun, damaged} {
-		if got := w.session(s.ID); got.Result != "crashed" || got.Head != "" || got.ExitCode != 0 {
+		if got := w.session(s.ID); got.Result != "crashed" || got.Head != "" || got.ExitCode != authz.Unknown || got.BytesOut != authz.Unknown {
 			t.Errorf("%s is closed as %+v", s.ID, got)
 		}
 	}

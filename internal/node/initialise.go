@@ -145,6 +145,9 @@ func makeKeys(c *config.Config, random io.Reader) error {
 	if err := writeNew(c.Keys.Master, []byte(base64.StdEncoding.EncodeToString(master[:])+"\n"), 0o600); err != nil {
 		return err
 	}
+	if _, err := makeJournalKey(c.Keys.Journal, random); err != nil {
+		return err
+	}
 	var id [10]byte
 	if _, err := io.ReadFull(random, id[:]); err != nil {
 		return err
@@ -222,6 +225,11 @@ func Recover(ctx context.Context, c *config.Config, o Options, user, reason stri
 	if _, err := n.openStores(ctx); err != nil {
 		return nil, err
 	}
+	by := authz.Actor{User: "system", RemoteAddr: "local", Via: "recover"}
+	first, err := n.makeFirst(ctx, by, user, reason)
+	if err != nil {
+		return nil, err
+	}
 	u, err := n.Authority.User(ctx, user)
 	if errors.Is(err, authz.ErrNotFound) {
 		return nil, fmt.Errorf("there is no person %q on this node", user)
@@ -232,10 +240,9 @@ func Recover(ctx context.Context, c *config.Config, o Options, user, reason stri
 	if u.SiteRole != authz.SiteAdmin && u.SiteRole != authz.SiteSecurity {
 		return nil, fmt.Errorf("%s is no administrator or security administrator; recovery is for them only, who then help the others", user)
 	}
-	by := authz.Actor{User: "system", RemoteAddr: "local", Via: "recover"}
 	_, err = n.Authority.Record(ctx, authz.Event{
 		UserID: "system", OpType: "node.recover", Time: n.options.Clock().UTC(), ResourceType: "user", ResourceID: user, RemoteAddr: "local",
-		Result: authz.ResultOK, Details: map[string]any{"reason": reason, "os_uid": os.Getuid()},
+		Result: authz.ResultOK, Details: map[string]any{"reason": reason, "os_uid": os.Getuid(), "first": first},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("record the recovery: %w", err)
@@ -251,6 +258,31 @@ func Recover(ctx context.Context, c *config.Config, o Options, user, reason stri
 		}
 	}
 	return n.inviteFor(ctx, by, user, listenPort(c.Listen))
+}
+
+// makeFirst makes a person the administrator when the node has none and no security administrator
+// either, as after a rebuild into an empty database. It reports whether it did.
+func (n *Node) makeFirst(ctx context.Context, by authz.Actor, user, reason string) (bool, error) {
+	users, err := n.Authority.Users(ctx, by)
+	if err != nil {
+		return false, fmt.Errorf("look for administrators: %w", err)
+	}
+	there := false
+	for _, u := range users {
+		if u.SiteRole == authz.SiteAdmin || u.SiteRole == authz.SiteSecurity {
+			return false, nil
+		}
+		there = there || u.Name == user
+	}
+	if there {
+		err = n.Authority.SetSiteRole(ctx, by, user, authz.SiteAdmin, reason)
+	} else {
+		err = n.Authority.AddUser(ctx, by, authz.User{Name: user, SiteRole: authz.SiteAdmin})
+	}
+	if err != nil {
+		return false, fmt.Errorf("make %s the first administrator: %w", user, err)
+	}
+	return true, nil
 }
 
 // PublicKey reads the public key of a node, in the form of authorized_keys.

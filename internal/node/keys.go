@@ -9,18 +9,21 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
 	"golang.org/x/crypto/ssh"
 
 	"sallyport/internal/config"
+	"sallyport/recorder/ledger"
 )
 
 // keys are what a node holds.
 type keys struct {
 	master  [32]byte
 	node    ed25519.PrivateKey
+	journal []byte // nil: there is none yet, see makeJournalKey
 	userCA  ssh.Signer
 	hostCA  hostAuthority
 	signers []ssh.Signer // host keys, plain ones first, then certificates
@@ -67,6 +70,9 @@ func loadKeys(c *config.Config) (*keys, error) {
 	if k.node, err = loadEd25519(c.Keys.Node); err != nil {
 		return nil, fmt.Errorf("node key (keys.node): %w", err)
 	}
+	if k.journal, err = loadJournalKey(c.Keys.Journal); err != nil {
+		return nil, err
+	}
 	if k.userCA, err = loadSigner(c.CA.User); err != nil {
 		return nil, fmt.Errorf("user CA (ca.user): %w", err)
 	}
@@ -81,6 +87,34 @@ func loadKeys(c *config.Config) (*keys, error) {
 		k.signers = append(k.signers, plain)
 	}
 	return k, nil
+}
+
+// loadJournalKey returns nil when there is no such file.
+func loadJournalKey(path string) ([]byte, error) {
+	text, err := readSecret(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("journal key (keys.journal): %w", err)
+	}
+	key, err := base64.StdEncoding.DecodeString(strings.TrimSpace(string(text)))
+	if err != nil || len(key) != ledger.SecretSize {
+		return nil, fmt.Errorf("journal key (keys.journal): %s does not hold %d bytes in base64", path, ledger.SecretSize)
+	}
+	return key, nil
+}
+
+// makeJournalKey makes the key for a node that has none, so nothing is sealed under one.
+func makeJournalKey(path string, random io.Reader) ([]byte, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, err
+	}
+	key := make([]byte, ledger.SecretSize)
+	if _, err := io.ReadFull(random, key); err != nil {
+		return nil, err
+	}
+	return key, writeNew(path, []byte(base64.StdEncoding.EncodeToString(key)+"\n"), 0o600)
 }
 
 // certify adds the certificates of the host keys, and makes those that are due.

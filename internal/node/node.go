@@ -34,6 +34,9 @@ import (
 	"sallyport/internal/config"
 	"sallyport/internal/database"
 	"sallyport/recorder"
+	"sallyport/recorder/journal"
+	"sallyport/recorder/ledger"
+	"sallyport/recorder/vault"
 )
 
 // Options are what a node needs besides its configuration. The zero value is
@@ -44,6 +47,9 @@ type Options struct {
 	Clock   func() time.Time                                                     // nil: time.Now
 	Random  io.Reader                                                            // nil: crypto/rand
 	Dial    func(ctx context.Context, network, address string) (net.Conn, error) // nil: net.Dialer
+
+	// AcceptDamage makes RecoverStores read on behind damaged places of the journal.
+	AcceptDamage bool
 }
 
 func (o Options) withDefaults(c *config.Config) Options {
@@ -64,7 +70,7 @@ type Node struct {
 	ID        string
 	Authority *authz.Authority
 	Recorder  *recorder.Recorder
-	Ledger    *recorder.Ledger
+	Ledger    *ledger.Ledger // the Recorder's
 	Console   *console.Console
 	Server    *bastion.Server
 	NodeKey   ed25519.PublicKey // verifies recordings, ledger and checkpoints
@@ -81,6 +87,11 @@ type Node struct {
 	options  Options
 	database *database.DB
 	registry *prometheus.Registry
+	epochs   *prometheus.GaugeVec
+	vouching *vouching // who on other hosts sees the ledger
+	vault    *vault.Vault
+	scrubs   *scrubMetrics
+	damage   []*journal.DamageError // accepted, of the journal
 
 	ssh     net.Listener
 	local   *net.UnixListener
@@ -89,11 +100,35 @@ type Node struct {
 
 // Check loads what Open would, as far as that changes nothing.
 func Check(c *config.Config) error {
-	if _, err := loadKeys(c); err != nil {
+	k, err := loadKeys(c)
+	if err != nil {
 		return err
 	}
-	_, err := nodeID(c.State)
-	return err
+	id, err := nodeID(c.State)
+	if err != nil {
+		return err
+	}
+	return errors.Join(checkWitnesses(c, id, k.node.Public().(ed25519.PublicKey)), checkSyslog(c), checkFolders(c))
+}
+
+// checkFolders looks at the folders that may be on disks of their own. The first two are made when they are missing.
+func checkFolders(c *config.Config) error {
+	var errs []error
+	for _, f := range []struct{ field, path string }{{"recording.dir", c.Recording.Dir}, {"recording.journal", c.Recording.Journal},
+		{"recording.second_dir", c.Recording.SecondDir}} {
+		if f.path == "" {
+			continue
+		}
+		info, err := os.Stat(f.path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && f.path != c.Recording.SecondDir:
+		case err != nil:
+			errs = append(errs, fmt.Errorf("%s: %w", f.field, err))
+		case !info.IsDir():
+			errs = append(errs, fmt.Errorf("%s: %s is no folder", f.field, f.path))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Open makes a node ready: everything is loaded and every address is bound,
@@ -111,7 +146,13 @@ func (n *Node) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := n.closeCrashed(ctx); err != nil {
+	if _, err := n.closeCrashed(ctx); err != nil {
+		return err
+	}
+	if _, err := n.tellDamage(ctx); err != nil {
+		return err
+	}
+	if err := n.openVault(); err != nil {
 		return err
 	}
 	if err := k.certify(n.config, n.options.Random, n.options.Clock()); err != nil {
@@ -135,36 +176,59 @@ func (n *Node) openStores(ctx context.Context) (*keys, error) {
 	if n.ID, err = nodeID(c.State); err != nil {
 		return nil, err
 	}
-	ledgerDir := filepath.Join(c.State, "ledger")
-	for _, dir := range []string{ledgerDir, c.Recording.Dir} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return nil, fmt.Errorf("make a folder: %w", err)
-		}
+	if n.Recorder, err = n.openRecorder(k); err != nil {
+		return nil, err
 	}
-	common := recorder.Options{Node: n.ID, Signer: k.node, Clock: o.Clock, MinFree: int64(c.Recording.MinFree), Log: o.Log}
-	ledger := common
-	ledger.Dir = ledgerDir
-	// The ledger comes first: its lock is what keeps a second process from the same state.
-	if n.Ledger, err = recorder.OpenLedger(ledger); errors.Is(err, syscall.EWOULDBLOCK) {
-		return nil, fmt.Errorf("the ledger in %s is in use: the node runs already; stop it first", ledgerDir)
-	} else if err != nil {
-		return nil, fmt.Errorf("open ledger in %s: %w", ledgerDir, err)
-	}
+	n.Ledger = n.Recorder.Ledger()
 	if n.database, err = database.Open(ctx, c.Database); err != nil {
 		return nil, err
 	}
-	recordings := common
-	recordings.Dir = c.Recording.Dir
-	if n.Recorder, err = recorder.Open(recordings); err != nil {
-		return nil, fmt.Errorf("open recordings in %s: %w", c.Recording.Dir, err)
-	}
 	n.Authority, err = authz.Open(ctx, n.database, authz.Options{
 		Node: n.ID, Clock: o.Clock, Random: o.Random, MasterKey: k.master, Ledger: n.Ledger, Issuer: c.Name,
+		Retention: time.Duration(c.Retention.Days) * 24 * time.Hour,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open authority: %w", err)
 	}
 	return k, nil
+}
+
+// openRecorder opens journal, ledger and recordings. It comes first: the journal's
+// lock is what keeps a second process from the same state.
+func (n *Node) openRecorder(k *keys) (*recorder.Recorder, error) {
+	c, o := n.config, n.options
+	secret := k.journal
+	if secret == nil {
+		var err error
+		if secret, err = makeJournalKey(c.Keys.Journal, o.Random); err != nil {
+			return nil, fmt.Errorf("make the journal key (keys.journal): %w", err)
+		}
+		o.Log.Warn("made a new journal key, since there was none", "file", c.Keys.Journal)
+	}
+	mode := journal.Durable
+	if c.Recording.Mode == config.ModeWritten {
+		mode = journal.Written
+	}
+	var damaged func(*journal.DamageError) error
+	if o.AcceptDamage {
+		damaged = n.acceptDamage
+	}
+	r, err := recorder.Open(recorder.Options{
+		Dir: c.Recording.Dir, Node: n.ID, Signer: k.node, MinFree: int64(c.Recording.MinFree),
+		JournalDir: c.Recording.Journal, Mode: mode, JournalSize: int64(c.Recording.JournalSize), JournalFiles: c.Recording.JournalFiles,
+		LedgerDir: filepath.Join(c.State, "ledger"), LedgerKeys: filepath.Join(c.State, "ledger-keys"), Secret: secret,
+		Damaged: damaged,
+		// The vault is opened after what a crash left is closed, and before anyone is served.
+		Finished: func(session string) { n.vault.Finished(session) },
+		Clock:    o.Clock, Random: o.Random, Log: o.Log,
+	})
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return nil, fmt.Errorf("the journal in %s is in use: the node runs already; stop it first", c.Recording.Journal)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open what the node records: %w", refusedDamage(err))
+	}
+	return r, nil
 }
 
 // bind takes every address, so that a node that cannot have one says so before it serves anyone.
@@ -200,17 +264,36 @@ func (n *Node) assemble(k *keys) error {
 		UserCA: n.UserCA, HostCA: n.HostCA, NodeKey: n.NodeKey,
 		// The front door is made below and asks the console; it is set before anyone is served.
 		Health: n.health,
-		Clock:  o.Clock,
+		Vault:  n.vault, Scrub: n.Scrub, Warnings: n.warnings,
+		Clock: o.Clock,
 	})
 	n.registry = newRegistry(n, o.Version)
 	var err error
+	n.vouching, err = newVouching(vouchingOptions{Config: c, Node: n.ID, Log: n.Ledger, Logger: o.Log, Clock: o.Clock, Registry: n.registry,
+		Tell: func(ctx context.Context, e authz.Event) error { _, err := n.Authority.Record(ctx, e); return err }})
+	if err != nil {
+		return err
+	}
 	n.Server, err = bastion.New(bastion.Config{
-		Name: c.Name, Authority: n.Authority, Recorder: n.Recorder, Verbs: n.Console,
+		Name: c.Name, Port: port, Authority: n.Authority, Recorder: n.Recorder, Verbs: n.Console,
 		HostKeys: k.signers, UserCA: k.userCA, Profile: c.Profile, Limits: limits(c.Limits),
 		Log: o.Log, Metrics: n.registry, Dial: o.Dial, Clock: o.Clock,
-		SourceAddress: strings.Join(c.SourceAddress, ","),
+		SourceAddress: strings.Join(c.SourceAddress, ","), Ready: n.ready,
 	})
 	return err
+}
+
+// warnings are alarms that stand, as far as the console cannot know of them.
+func (n *Node) warnings() []string {
+	if w := n.vouching.warning(); w != "" {
+		return []string{w}
+	}
+	return nil
+}
+
+// ready is nil while sessions may start as far as second copies and witnesses go.
+func (n *Node) ready() error {
+	return errors.Join(n.vault.Ready(), n.vouching.health())
 }
 
 // limits are those of the file; what it does not set is zero, for which the front door has its default.
@@ -250,9 +333,6 @@ func (n *Node) Close() error {
 		ctx, cancel := context.WithTimeout(context.Background(), closePatience)
 		defer cancel()
 		errs = append(errs, n.Recorder.Close(ctx))
-	}
-	if n.Ledger != nil {
-		errs = append(errs, n.Ledger.Close())
 	}
 	if n.database != nil {
 		errs = append(errs, n.database.Close())

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
+	"encoding/json"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -21,7 +22,9 @@ import (
 	"sallyport/authz"
 	"sallyport/bastion"
 	"sallyport/internal/config"
+	"sallyport/internal/testkit"
 	"sallyport/recorder"
+	"sallyport/recorder/ledger"
 )
 
 // quiet are options whose log goes nowhere.
@@ -330,13 +333,13 @@ func TestNodeServesAndStops(t *testing.T) {
 		t.Errorf("after a clean stop there is %v, %v", left, err)
 	}
 
-	// Start and stop stand in the ledger, which is signed and not sealed.
-	ledger, err := os.ReadFile(filepath.Join(c.State, "ledger", recorder.LedgerFile))
-	if err != nil {
-		t.Fatal(err)
+	// Start and stop stand in the ledger.
+	told := map[string]bool{}
+	for _, e := range ledgerEvents(t, c, n) {
+		told[e.OpType] = true
 	}
 	for _, op := range []string{"node.start", "node.stop"} {
-		if !bytes.Contains(ledger, []byte(op)) {
+		if !told[op] {
 			t.Errorf("the ledger lacks %s", op)
 		}
 	}
@@ -436,9 +439,7 @@ func TestASessionLeftByACrashIsClosed(t *testing.T) {
 	}
 	copied := filepath.Join(t.TempDir(), "copy")
 	for _, part := range []string{"keys", "state"} { // what a crash at this moment leaves
-		if err := os.CopyFS(filepath.Join(copied, part), os.DirFS(filepath.Join(filepath.Dir(c.File), part))); err != nil {
-			t.Fatal(err)
-		}
+		testkit.CopyState(t, filepath.Join(copied, part), filepath.Join(filepath.Dir(c.File), part))
 	}
 	text, err := os.ReadFile(c.File)
 	if err != nil {
@@ -473,7 +474,8 @@ func TestASessionLeftByACrashIsClosed(t *testing.T) {
 		t.Fatalf("still open: %+v, %v", left, err)
 	}
 	closed, err := after.Authority.Sessions(ctx, authz.Actor{User: "alice"}, authz.SessionQuery{ID: s.ID})
-	if err != nil || len(closed) != 1 || closed[0].Result != "crashed" || len(closed[0].Head) != 64 || closed[0].EndedAt.IsZero() {
+	if err != nil || len(closed) != 1 || closed[0].Result != "crashed" || len(closed[0].Head) != 64 || closed[0].EndedAt.IsZero() ||
+		closed[0].ExitCode != authz.Unknown || closed[0].BytesIn != authz.Unknown || closed[0].BytesOut != authz.Unknown {
 		t.Fatalf("closed as %+v, %v", closed, err)
 	}
 }
@@ -562,8 +564,8 @@ func TestANodeThatCanRecordNothingSaysSoAndStops(t *testing.T) {
 
 // Authority must never hand the ledger more than it takes.
 func TestLedgerTakesWhatAuthorityGives(t *testing.T) {
-	if authz.MaxLeaf > recorder.MaxLeaf {
-		t.Errorf("events have up to %d bytes, and the ledger takes %d", authz.MaxLeaf, recorder.MaxLeaf)
+	if authz.MaxLeaf > ledger.MaxEvent {
+		t.Errorf("events have up to %d bytes, and the ledger takes %d", authz.MaxLeaf, ledger.MaxEvent)
 	}
 }
 
@@ -607,4 +609,36 @@ func TestSocketIsNotStolen(t *testing.T) {
 	if _, err := listenSocket(filepath.Join(dir, "t"), "no-such-group-here"); err == nil {
 		t.Error("an unknown group was accepted")
 	}
+}
+
+// ledgerEvents reads the events in the ledger of a node, with the node's keys.
+func ledgerEvents(t *testing.T, c *config.Config, n *Node) []authz.Event {
+	t.Helper()
+	secret, err := loadJournalKey(c.Keys.Journal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ring, err := ledger.Options{Node: n.ID, KeysDir: filepath.Join(c.State, "ledger-keys"), Secret: secret}.Keys()
+	if err != nil {
+		t.Fatal(err)
+	}
+	verifier, err := ledger.VerifierOf(n.ID, n.NodeKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var events []authz.Event
+	for item, err := range ledger.Read(filepath.Join(c.State, "ledger"), verifier, ring) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if item.Event == nil {
+			continue
+		}
+		var e authz.Event
+		if err := json.Unmarshal(item.Event, &e); err != nil {
+			t.Fatal(err)
+		}
+		events = append(events, e)
+	}
+	return events
 }

@@ -35,6 +35,10 @@ func (n *Node) Run(ctx context.Context) error {
 	background.Go(func() { n.Server.Watch(late) })
 	background.Go(func() { n.serveHTTP(late) })
 	background.Go(func() { n.tidy(late) })
+	background.Go(func() { n.vouching.run(late) })
+	background.Go(func() { n.watchEpochs(late) })
+	background.Go(func() { n.vault.Run(late) })
+	background.Go(func() { n.watchScrub(late) })
 	background.Go(func() { n.stopWhenUnrecorded(ctx, stop) })
 	for _, serve := range []func() error{
 		func() error { return n.Server.Serve(ctx, n.ssh) },
@@ -144,7 +148,9 @@ func newRegistry(n *Node, version string) *prometheus.Registry {
 	ledger := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "sallyport_ledger_sequence", Help: "Number of the last durable entry of the ledger.",
 	}, func() float64 { return float64(n.Ledger.Last()) })
-	r.MustRegister(build, ledger, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	n.epochs = epochGauge()
+	n.scrubs = newScrubMetrics(n, r)
+	r.MustRegister(build, ledger, n.epochs, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return r
 }
 

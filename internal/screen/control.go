@@ -240,6 +240,7 @@ func (s *Screen) obeyEdit(c byte) {
 		}
 	case 'S':
 		s.moved()
+		s.tellScrolled(s.top, min(n, s.bottom-s.top+1))
 		s.grid.scrollUp(s.top, s.bottom, n, s.blank())
 	case 'T', '^':
 		if p.count <= 1 { // with five parameters it is about the mouse
@@ -311,6 +312,7 @@ func (s *Screen) alternate(on bool) {
 	}
 	s.moved()
 	if !on {
+		s.tellAll(s.grid, true)
 		s.active, s.grid, s.saved[1] = 0, s.screens[0], unsaved
 		return
 	}
@@ -401,6 +403,9 @@ func (s *Screen) eraseDisplay(what int) {
 	with := s.blank()
 	switch what {
 	case 0:
+		if s.x == 0 && s.y == 0 && s.active == 0 {
+			s.tellAll(s.grid, false)
+		}
 		s.eraseLine(0)
 		s.grid.clearRows(s.y+1, s.rows, with)
 	case 1:
@@ -408,6 +413,9 @@ func (s *Screen) eraseDisplay(what int) {
 		s.grid.clearRows(0, s.y, with)
 	case 2:
 		s.moved()
+		if s.active == 0 {
+			s.tellAll(s.grid, false)
+		}
 		s.grid.clearRows(0, s.rows, with)
 	}
 }

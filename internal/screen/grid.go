@@ -25,6 +25,7 @@ type row struct {
 	used    int
 	fill    cell
 	wrapped bool // the text goes on in the next row, without a line feed
+	stamp   Stamp
 	// marks holds the further runes of the characters whose cell has flagMarks:
 	// the column above bit 21, the rune below. Runes of a column stand in order.
 	// Entries whose cell has no flag are stale.
@@ -45,7 +46,7 @@ func (r *row) at(x int) cell {
 
 // clear makes the whole row blank.
 func (r *row) clear(with cell) {
-	r.used, r.fill, r.wrapped, r.marks = 0, with, false, r.marks[:0]
+	r.used, r.fill, r.wrapped, r.marks, r.stamp = 0, with, false, r.marks[:0], Stamp{}
 }
 
 // reach writes out the cells before x, so that x may be written.
@@ -279,7 +280,7 @@ func (g *grid) resized(columns, rows, from int) *grid {
 	limit := out.marksPerRow()
 	for y := 0; y < rows && from+y < len(g.rows); y++ {
 		src, dst := g.row(from+y), out.row(y)
-		dst.used, dst.fill = min(src.used, columns), src.fill
+		dst.used, dst.fill, dst.stamp = min(src.used, columns), src.fill, src.stamp
 		if columns > len(src.cells) {
 			// What is new on the right is blank, whatever the row was erased with.
 			src.reach(len(src.cells))

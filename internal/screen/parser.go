@@ -1,6 +1,7 @@
 package screen
 
 import (
+	"slices"
 	"strconv"
 	"unicode/utf8"
 )
@@ -65,6 +66,18 @@ func (p *parser) parameter(i, otherwise int) int {
 // Write lets the screen read what a program wrote. It takes everything and
 // never returns an error.
 func (s *Screen) Write(b []byte) (int, error) {
+	if s.gone == nil {
+		s.read(b)
+		return len(b), nil
+	}
+	for part := range slices.Chunk(b, goneStep) {
+		s.goneLeft = min(s.goneLeft+goneCells*len(part), maxGoneCells)
+		s.read(part)
+	}
+	return len(b), nil
+}
+
+func (s *Screen) read(b []byte) {
 	p := &s.parser
 	for i := 0; i < len(b); {
 		switch p.state {
@@ -94,7 +107,6 @@ func (s *Screen) Write(b []byte) (int, error) {
 			}
 		}
 	}
-	return len(b), nil
 }
 
 // readGround prints characters and obeys single controls. It returns how many

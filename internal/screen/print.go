@@ -35,6 +35,7 @@ func (s *Screen) printASCII(b []byte) {
 		} else {
 			r.open(s.x, s.x+n)
 		}
+		r.stamp = s.stamp
 		dst := r.cells[s.x : s.x+n]
 		for i, c := range b[:n] {
 			dst[i] = cell{uint32(c), glyphFg, glyphBg}
@@ -69,6 +70,7 @@ func (s *Screen) wrap() {
 // index moves the cursor down and scrolls at the bottom of the region.
 func (s *Screen) index() {
 	if s.y == s.bottom {
+		s.tellScrolled(s.top, 1)
 		s.grid.scrollUp(s.top, s.bottom, 1, s.blank())
 	} else if s.y < s.rows-1 {
 		s.y++
@@ -120,6 +122,7 @@ func (s *Screen) put(r rune, width int) {
 		line.cells[s.x+1] = cell{flagRest, s.pen.fg, s.pen.bg}
 	}
 	line.cells[s.x] = c
+	line.stamp = s.stamp
 	s.last, s.lastX = r, s.x
 	s.advance(width)
 }

@@ -40,6 +40,11 @@ type Screen struct {
 
 	parser parser
 	osc    func(number int, data []byte)
+
+	gone     func(Gone)
+	goneLeft int   // cells that may still be told
+	leftOut  int64 // rows that were not told
+	stamp    Stamp
 }
 
 // savedCursor is what DECSC keeps.
@@ -77,6 +82,7 @@ func (s *Screen) HandleOSC(f func(number int, data []byte)) { s.osc = f }
 
 // reset is RIS: everything as after New, only the handler stays.
 func (s *Screen) reset() {
+	s.tellAll(s.screens[0], false)
 	for _, g := range s.screens {
 		if g != nil {
 			g.clearRows(0, s.rows, blank)
@@ -148,6 +154,11 @@ func (s *Screen) Resize(columns, rows int) {
 			y = s.saved[i].y
 		}
 		from := max(0, y-rows+1)
+		if i == 0 && s.gone != nil {
+			for gone := range min(from, len(g.rows)) {
+				s.tell(g.row(gone), false)
+			}
+		}
 		s.screens[i] = g.resized(columns, rows, from)
 		if i == s.active {
 			s.y -= from

@@ -1,7 +1,9 @@
 package screen
 
 import (
+	"bytes"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -10,12 +12,14 @@ import (
 // the beginning of a sequence that is still to be completed. A Screen of the same
 // size to which it is written, new or not, is [Screen.Equal] to this one
 // afterwards and stays so with the same further input; a real terminal of that
-// size shows the same. It is the keyframe of a recording.
+// size shows the same. It is the keyframe of a recording. It begins with the size
+// (XTWINOPS 8), which [Restore] takes from there.
 //
 // It holds a few KiB for an ordinary screen and in no case more than 100 bytes a
 // cell and 64 KiB.
 func (s *Screen) Snapshot() []byte {
 	d := drawing{s: s, out: make([]byte, 0, 4096)}
+	d.sequence('t', 8, s.rows, s.columns)
 	d.text("\x1bc\x1b]2;" + s.title + "\x1b\\")
 	d.tabs()
 	d.grid(s.screens[0])
@@ -29,6 +33,24 @@ func (s *Screen) Snapshot() []byte {
 	d.modes()
 	d.cursor()
 	return s.parser.tail(d.out)
+}
+
+// Restore makes the Screen of which data is a Snapshot. It takes any bytes: without
+// a size at their beginning, the screen is of columns and rows.
+func Restore(data []byte, columns, rows int) *Screen {
+	if rest, ok := bytes.CutPrefix(data, []byte("\x1b[8;")); ok {
+		if end := bytes.IndexByte(rest[:min(len(rest), 16)], 't'); end > 0 {
+			height, width, _ := strings.Cut(string(rest[:end]), ";")
+			h, errHeight := strconv.Atoi(height)
+			w, errWidth := strconv.Atoi(width)
+			if errHeight == nil && errWidth == nil {
+				columns, rows = w, h
+			}
+		}
+	}
+	s := New(columns, rows)
+	_, _ = s.Write(data) // takes everything
+	return s
 }
 
 // drawing is a snapshot in the making and what the terminal's pen is at its end.

@@ -97,8 +97,13 @@ func (r *row) text() string {
 	if r.wrapped || r.fill.glyph != ' ' {
 		end = len(r.cells)
 	}
+	out.Grow(end)
 	for x := range end {
 		c := r.at(x)
+		if c.glyph < 0x80 { // no flags, no marks
+			out.WriteByte(byte(c.glyph))
+			continue
+		}
 		if c.glyph&flagRest != 0 {
 			continue
 		}

@@ -7,6 +7,9 @@
 // 2.2 Quoting). It refuses to know anything else of a shell: there are no
 // variables, no patterns, no pipes, no comments; such characters stand for
 // themselves. Nothing is ever executed through it.
+//
+// Hidden and EscapeJSON are for words that are shown: they tell which
+// characters could take over a terminal or mislead.
 package words
 
 import (

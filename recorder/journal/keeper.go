@@ -292,12 +292,16 @@ func (j *Journal) activate() error {
 	}
 	g := &segment{name: name, file: one.file, header: h, size: j.o.FileSize, offset: blockSize}
 	j.mu.Lock()
-	defer j.mu.Unlock()
 	g.rescueOnly = len(j.spares) <= j.o.Reserve
 	j.spares = j.spares[:len(j.spares)-1]
 	j.lastNumber = h.Number
 	j.live = append(j.live, g)
 	j.next = g
+	used := len(j.live)
+	j.mu.Unlock()
+	if j.o.Used != nil {
+		j.o.Used(used)
+	}
 	return nil
 }
 

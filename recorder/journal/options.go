@@ -73,6 +73,15 @@ type Options struct {
 	// under another name; if it is nil, Open fails with the DamageError.
 	Damaged func(*DamageError) error
 
+	// Used hears how many files hold frames, or are about to, whenever that
+	// becomes one more: whoever sits on frames can release them. Files are used
+	// again oldest first, so one stream can hold up all. It must not block.
+	Used func(files int)
+
+	// Order compares two streams that remain, for the order in which Open hands
+	// them to visit; nil: that of their first openings.
+	Order func(a, b *Remains) int
+
 	files fileSystem // tests put a failing one here; nil: the real disk
 }
 

@@ -106,13 +106,16 @@ func (j *Journal) restore(visit func(*Remains) error) (err error) {
 			return err
 		}
 	}
+	s.streams = slices.DeleteFunc(s.streams, func(r *Remains) bool { return len(r.places) == 0 })
 	for _, r := range s.streams {
-		if len(r.places) == 0 {
-			continue
-		}
 		if err := r.trim(); err != nil {
 			return err
 		}
+	}
+	if j.o.Order != nil {
+		slices.SortStableFunc(s.streams, j.o.Order)
+	}
+	for _, r := range s.streams {
 		if visit == nil {
 			return fmt.Errorf("frames of stream %s were not released and nobody takes them", r.Name)
 		}

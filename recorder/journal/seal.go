@@ -86,6 +86,10 @@ type SealedFrame struct {
 	Raw []byte
 }
 
+// Tag is the stream's chain behind the frame: what an Opening needs whose First is
+// the frame after it.
+func (f *SealedFrame) Tag() [16]byte { return link(f.Raw) }
+
 // ParseSealed reads a frame that was moved elsewhere. Raw may be longer than
 // the frame; rest is what follows it.
 func ParseSealed(raw []byte) (f SealedFrame, rest []byte, err error) {

@@ -17,12 +17,14 @@ import (
 // may put the batches there.
 type Durable interface {
 	// Commit makes one batch durable before it returns; first is the index of
-	// its first entry. Calls never overlap. After an error the log is over:
-	// nothing is retried, because a failed fdatasync cannot be.
-	Commit(first int64, batch []byte) error
+	// its first entry, next that of the entry after its last. Calls never
+	// overlap. After an error the log is over: nothing is retried, because a
+	// failed fdatasync cannot be.
+	Commit(first, next int64, batch []byte) error
 	// Replay hands over every durable batch in order, from the one that holds
 	// entry from (or follows it) on. It is called once, before Commit. A
 	// batch that a crash tore is not handed over; any other damage is an error.
+	// The log keeps the slice.
 	Replay(from int64, each func(batch []byte) error) error
 	// Forget says that all entries before size are durable elsewhere. It may
 	// be called while Commit runs.
@@ -206,7 +208,7 @@ func (a *appendFiles) begin(first int64) error {
 	return nil
 }
 
-func (a *appendFiles) Commit(first int64, batch []byte) error {
+func (a *appendFiles) Commit(first, _ int64, batch []byte) error {
 	if a.current == nil || a.offset >= a.limit {
 		if err := a.begin(first); err != nil {
 			return err

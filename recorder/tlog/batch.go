@@ -31,8 +31,10 @@ type Entry struct {
 	Sealed []byte
 }
 
-// size is what the entry takes in a batch.
-func (e *Entry) size() int { return minBatchLeaf + len(e.Leaf) + len(e.Key.String()) + len(e.Sealed) }
+// Size is what the entry takes of MaxAppend.
+func (e *Entry) Size() int {
+	return minBatchLeaf + len(e.Leaf) + len(e.Key.Project) + 1 + len(e.Key.Quarter) + len(e.Sealed)
+}
 
 // batch is what one commit makes durable: entries and the signed checkpoint that covers them.
 type batch struct {
@@ -90,6 +92,12 @@ func cutBatch(b []byte) (raw, rest []byte, err error) {
 		return nil, nil, errors.New("the batch's checksum does not fit")
 	}
 	return b[:end], b[end:], nil
+}
+
+// IsBatch tells whether these bytes are one whole batch, as a Durable was given it.
+func IsBatch(b []byte) bool {
+	_, rest, err := cutBatch(b)
+	return err == nil && len(rest) == 0
 }
 
 // decodeBatch reads a whole batch. What it returns points into raw.

@@ -1,6 +1,7 @@
 package tlog
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -21,6 +22,8 @@ const (
 	maxBodyFiles  = 1 << 20
 	maxBodiesList = 64 << 20
 	placesRead    = 256
+	placesWrite   = 64 << 10 // bytes of places in one write
+	bodiesWrite   = 1 << 20  // bytes of records in one write
 )
 
 // ErrNoBody is wrapped when an entry has no body in the store.
@@ -49,7 +52,9 @@ type bodyStore struct {
 	number map[string]int
 	open   []file
 	places file
-	mu     sync.Mutex // guards files, for readers; all else belongs to the integrator
+	dirty  map[int]bool    // files written since the last settle
+	fresh  map[string]bool // directories with names that may not be durable
+	mu     sync.Mutex      // guards files, for readers; all else belongs to the integrator
 }
 
 func openBodyStore(fsys fileSystem, dir string) (*bodyStore, error) {
@@ -60,7 +65,8 @@ func openBodyStore(fsys fileSystem, dir string) (*bodyStore, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &bodyStore{fs: fsys, dir: dir, files: files, number: map[string]int{}, open: make([]file, len(files))}
+	s := &bodyStore{fs: fsys, dir: dir, files: files, number: map[string]int{}, open: make([]file, len(files)),
+		dirty: map[int]bool{}, fresh: map[string]bool{dir: true, filepath.Dir(dir): true}}
 	for i, f := range files {
 		s.number[f.Key] = i
 	}
@@ -96,36 +102,87 @@ func bodyPath(dir string, key KeyID) string {
 	return filepath.Join(dir, key.Project, key.Quarter+bodySuffix)
 }
 
+// write puts bodies into their files: those of one key with one write, and
+// their places likewise as long as the entries follow one another. What it wrote
+// before an error counts for nothing and is written over by the next call.
 func (s *bodyStore) write(bodies []sealedBody) error {
-	for i := range bodies {
-		if err := s.writeOne(&bodies[i]); err != nil {
-			return fmt.Errorf("body of entry %d: %w", bodies[i].index, err)
+	before := make([]int64, len(s.files))
+	for i := range s.files {
+		before[i] = s.files[i].Length
+	}
+	err := s.writeAll(bodies)
+	if err != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for i := range s.files {
+			s.files[i].Length = 0 // of a file that is new
+			if i < len(before) {
+				s.files[i].Length = before[i]
+			}
 		}
 	}
-	return nil
+	return err
 }
 
-func (s *bodyStore) writeOne(b *sealedBody) error {
-	number, err := s.fileFor(b.key)
-	if err != nil {
-		return err
+func (s *bodyStore) writeAll(bodies []sealedBody) error {
+	records := map[int]*bytes.Buffer{}
+	var places []byte
+	var from, next int64 // the entries of places
+	for i := range bodies {
+		b := &bodies[i]
+		number, err := s.fileFor(b.key)
+		if err != nil {
+			return fmt.Errorf("body of entry %d: %w", b.index, err)
+		}
+		if records[number] == nil {
+			records[number] = new(bytes.Buffer)
+		}
+		offset := s.files[number].Length + int64(records[number].Len())
+		b.record(records[number])
+		if b.index != next || len(places) >= placesWrite {
+			if err := writeAt(s.places, places, from*placeSize); err != nil {
+				return err
+			}
+			places, from = places[:0], b.index
+		}
+		next = b.index + 1
+		places = binary.BigEndian.AppendUint32(places, uint32(number)+1)
+		places = binary.BigEndian.AppendUint32(places, uint32(len(b.sealed)))
+		places = binary.BigEndian.AppendUint64(places, uint64(offset))
+		if records[number].Len() >= bodiesWrite {
+			if err := s.flush(number, records[number]); err != nil {
+				return err
+			}
+		}
 	}
-	offset := s.files[number].Length
-	record := make([]byte, bodyHeader, bodyHeader+len(b.sealed))
-	binary.BigEndian.PutUint32(record, uint32(len(b.sealed)))
-	binary.BigEndian.PutUint32(record[4:], crc32.Checksum(b.sealed, castagnoli))
-	binary.BigEndian.PutUint64(record[8:], uint64(b.index))
-	if err := writeAt(s.open[number], append(record, b.sealed...), offset); err != nil {
-		return err
+	for number, data := range records {
+		if err := s.flush(number, data); err != nil {
+			return err
+		}
+	}
+	return writeAt(s.places, places, from*placeSize)
+}
+
+// record appends the record of a body, docs/format-ledger.md, "Body".
+func (b *sealedBody) record(to *bytes.Buffer) {
+	var head [bodyHeader]byte
+	binary.BigEndian.PutUint32(head[:], uint32(len(b.sealed)))
+	binary.BigEndian.PutUint32(head[4:], crc32.Checksum(b.sealed, castagnoli))
+	binary.BigEndian.PutUint64(head[8:], uint64(b.index))
+	to.Write(head[:])
+	to.Write(b.sealed)
+}
+
+func (s *bodyStore) flush(number int, data *bytes.Buffer) error {
+	if err := writeAt(s.open[number], data.Bytes(), s.files[number].Length); err != nil {
+		return fmt.Errorf("body file of %s: %w", s.files[number].Key, err)
 	}
 	s.mu.Lock()
-	s.files[number].Length = offset + bodyHeader + int64(len(b.sealed))
+	s.files[number].Length += int64(data.Len())
 	s.mu.Unlock()
-	place := make([]byte, placeSize)
-	binary.BigEndian.PutUint32(place, uint32(number)+1)
-	binary.BigEndian.PutUint32(place[4:], uint32(len(b.sealed)))
-	binary.BigEndian.PutUint64(place[8:], uint64(offset))
-	return writeAt(s.places, place, b.index*placeSize)
+	s.dirty[number] = true
+	data.Reset()
+	return nil
 }
 
 func (s *bodyStore) fileFor(key KeyID) (int, error) {
@@ -152,6 +209,7 @@ func (s *bodyStore) fileFor(key KeyID) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	s.fresh[filepath.Dir(path)], s.fresh[s.dir] = true, true
 	// What a crash left behind the durable length is written again.
 	if err := f.Truncate(s.files[number].Length); err != nil {
 		return 0, errors.Join(err, f.Close())
@@ -162,9 +220,21 @@ func (s *bodyStore) fileFor(key KeyID) (int, error) {
 
 // settle makes everything written so far the durable state.
 func (s *bodyStore) settle() error {
-	if err := s.fs.SyncAll(s.dir); err != nil {
-		return err
+	if err := s.places.Sync(); err != nil {
+		return final(err)
 	}
+	for number := range s.dirty {
+		if err := s.open[number].Sync(); err != nil {
+			return final(err)
+		}
+	}
+	clear(s.dirty)
+	for dir := range s.fresh {
+		if err := s.fs.SyncDir(dir); err != nil {
+			return final(err)
+		}
+	}
+	clear(s.fresh)
 	data, err := json.Marshal(map[string]any{"files": s.files})
 	if err != nil {
 		return err

@@ -18,6 +18,9 @@ import (
 // maxSize bounds the size a checkpoint may claim, so that no arithmetic on it can overflow.
 const maxSize = int64(1)<<maxLevels - 1
 
+// Verifier checks signatures by the key of a log.
+type Verifier = note.Verifier
+
 // Checkpoint is what a signed checkpoint says (C2SP tlog-checkpoint).
 type Checkpoint struct {
 	Origin    string

@@ -68,11 +68,30 @@ func (f diskFile) Sync() error {
 
 func (disk) Open(name string, mode openMode) (file, error) {
 	flags := [...]int{readOnly: os.O_RDONLY, readWrite: os.O_RDWR, createIfMissing: os.O_RDWR | os.O_CREATE}[mode]
-	f, err := os.OpenFile(name, flags, 0o600)
+	f, err := openRegular(name, flags)
 	if err != nil {
 		return nil, err
 	}
 	return diskFile{f}, nil
+}
+
+// OpenRegular opens a file to read that came from elsewhere. It refuses what is
+// no regular file, and does not wait for whoever may have a pipe's other end.
+func OpenRegular(name string) (*os.File, error) { return openRegular(name, os.O_RDONLY) }
+
+func openRegular(name string, flags int) (*os.File, error) {
+	f, err := os.OpenFile(name, flags|syscall.O_NONBLOCK, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is no regular file", name)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 func (disk) Rename(from, to string) error { return os.Rename(from, to) }
@@ -160,6 +179,11 @@ func replaceFile(fsys fileSystem, name string, data []byte, durable bool) (err e
 	if err != nil {
 		return err
 	}
+	defer func() {
+		if isFull(err) {
+			_ = fsys.Remove(temporary) // others need the space; the next attempt makes it anew
+		}
+	}()
 	if err := errors.Join(f.Truncate(0), writeAt(f, data, 0)); err != nil {
 		return errors.Join(err, f.Close())
 	}

@@ -2,7 +2,9 @@ package tlog
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"time"
 )
@@ -25,16 +27,30 @@ type integrator struct {
 	dirs    map[string]bool // known to exist
 	dirty   int             // full tiles since the last settle
 	settled int64
-	written int64          // size of the checkpoint on disk; -1 at first
-	shown   map[tileID]int // width of the partial tile written last
-	stale   []string       // directories of partial tiles that are full now; removed after the next settle
+	written int64           // size of the checkpoint on disk; -1 at first
+	shown   map[tileID]int  // width of the partial tile written last
+	stale   []string        // directories of partial tiles that are full now; removed after the next settle
+	touched map[string]bool // files written since the last settle; nil when they are too many to name
+	since   time.Time       // of the last settle
+	watch   *time.Timer     // fails the log when the disk does not answer
+}
+
+// alive is called between the disk's answers: each of them may take FailAfter.
+func (in *integrator) alive() {
+	in.l.answers.Add(1)
+	in.watch.Reset(in.l.o.FailAfter)
 }
 
 // integrateLoop brings tiles up to date behind the committer, at the publish
 // interval, when much waits, when asked, and at the end.
 func (l *Log) integrateLoop() {
 	defer l.done.Done()
-	in := &integrator{l: l, dirs: map[string]bool{}, settled: l.restored, written: -1, shown: map[tileID]int{}}
+	in := &integrator{l: l, dirs: map[string]bool{}, settled: l.restored, written: -1, shown: map[tileID]int{},
+		touched: map[string]bool{}, since: time.Now()}
+	in.watch = time.AfterFunc(l.o.FailAfter, func() {
+		_ = l.fail(fmt.Errorf("write tiles: the disk has not answered for %v", l.o.FailAfter)) // those who ask are told
+	})
+	in.watch.Stop()
 	for level := entriesLevel; level < tileLevels && l.restored > 0; level++ {
 		id := edgeTile(level, l.restored)
 		in.shown[id] = id.widthAt(l.restored)
@@ -45,22 +61,28 @@ func (l *Log) integrateLoop() {
 		defer t.Stop()
 		tick = t.C
 	}
+	var retry <-chan time.Time // while the disk is full
 	for {
 		var reply chan<- error
-		final, calm := false, false
+		final, calm, settle := false, false, false
 		select {
 		case <-tick:
 			calm = true
+		case <-retry:
+			calm, retry = true, nil
 		case <-l.kick:
-		case reply = <-l.publish:
-			calm = true
+			if retry != nil {
+				continue // it is tried again in a moment
+			}
+		case p := <-l.publish:
+			calm, reply, settle = true, p.reply, p.settle
 		case <-l.stop:
 			final = true
 		}
 		err := l.failure()
 		if err == nil {
-			if err = in.integrate(calm, final); err != nil {
-				err = l.fail(fmt.Errorf("write tiles: %w", err))
+			if err = in.attempt(calm, settle, final); errors.Is(err, ErrNoSpace) && retry == nil {
+				retry = time.After(retryFull)
 			}
 		}
 		if reply != nil {
@@ -70,6 +92,21 @@ func (l *Log) integrateLoop() {
 			return
 		}
 	}
+}
+
+// attempt integrates. A lack of space is a state, and the error wraps
+// ErrNoSpace; any other error ends the log.
+func (in *integrator) attempt(calm, settle, final bool) error {
+	in.alive()
+	err := in.integrate(calm, settle, final)
+	in.watch.Stop()
+	if err == nil {
+		return in.l.starve(nil)
+	}
+	if isFull(err) {
+		return in.l.starve(err)
+	}
+	return in.l.fail(fmt.Errorf("write tiles: %w", err))
 }
 
 func (l *Log) snapshot() *snapshot {
@@ -88,9 +125,13 @@ func (l *Log) snapshot() *snapshot {
 
 // integrate brings the directory to the committed size. Between two ticks of a
 // busy second it only writes full tiles.
-func (in *integrator) integrate(calm, final bool) error {
+func (in *integrator) integrate(calm, settle, final bool) error {
 	s := in.l.snapshot()
 	if s.size == in.written && !final {
+		// A log that has come to rest must not keep its Durable from forgetting.
+		if (settle || time.Since(in.since) >= settleAfter) && s.size != in.settled {
+			return in.settle(s)
+		}
 		return nil
 	}
 	if err := in.l.bodies.write(s.bodies); err != nil {
@@ -101,19 +142,21 @@ func (in *integrator) integrate(calm, final bool) error {
 			return err
 		}
 		delete(in.shown, id)
+	}
+	for _, id := range s.order { // once, however often it was tried
 		in.stale = append(in.stale, filepath.Join(in.l.o.Dir, id.partialDir()))
 	}
 	in.dirty += len(s.order)
+	in.l.integrated(s)
 	if !calm && !final && in.dirty < settleAtLast {
-		in.l.integrated(s)
 		return nil
 	}
 	if err := in.showEdge(s); err != nil {
 		return err
 	}
-	in.l.integrated(s)
 	in.written = s.size
-	if in.dirty >= settleTiles || final && s.size != in.settled {
+	late := (settle || time.Since(in.since) >= settleAfter) && s.size != in.settled
+	if in.dirty >= settleTiles || late || final && s.size != in.settled || in.l.o.SettleFirst {
 		return in.settle(s)
 	}
 	return nil
@@ -140,11 +183,17 @@ func (in *integrator) showEdge(s *snapshot) error {
 		}
 		in.shown[id] = width
 	}
+	if in.l.o.SettleFirst {
+		if err := in.keep(s); err != nil {
+			return err
+		}
+	}
 	return replaceFile(in.l.o.fs, filepath.Join(in.l.o.Dir, CheckpointFile), s.note, true)
 }
 
 // write writes a tile that is not durable yet: until the next settle it can be made again.
 func (in *integrator) write(id tileID, width int, data []byte) error {
+	in.alive()
 	path := filepath.Join(in.l.o.Dir, id.path(width))
 	if dir := filepath.Dir(path); !in.dirs[dir] {
 		if err := in.l.o.fs.MkdirAll(dir); err != nil {
@@ -155,7 +204,47 @@ func (in *integrator) write(id tileID, width int, data []byte) error {
 		}
 		in.dirs[dir] = true
 	}
+	if in.touched != nil {
+		in.touched[path] = true
+	}
+	if len(in.touched) > settleNamed {
+		in.touched = nil
+	}
 	return replaceFile(in.l.o.fs, path, data, false)
+}
+
+// syncTiles makes the tiles written since the last settle durable: a few one
+// by one, because what others write to the same file system then need not go to
+// the disk as well; many with one call.
+func (in *integrator) syncTiles() error {
+	o := &in.l.o
+	if in.touched == nil {
+		return final(o.fs.SyncAll(o.Dir))
+	}
+	dirs := map[string]bool{}
+	for path := range in.touched {
+		in.alive()
+		f, err := o.fs.Open(path, readWrite)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // a partial tile that is full now
+		}
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+			return final(err)
+		}
+		for dir := filepath.Dir(path); !dirs[dir]; dir = filepath.Dir(dir) {
+			dirs[dir] = true
+			if err := o.fs.SyncDir(dir); err != nil {
+				return final(err)
+			}
+			if dir == filepath.Clean(o.Dir) {
+				break
+			}
+		}
+	}
+	return nil
 }
 
 // integrated takes what is readable from the directory now out of memory and
@@ -179,23 +268,16 @@ func (l *Log) integrated(s *snapshot) {
 // settle makes tiles and bodies durable and lets go of what they replace.
 // Partial tiles go last: until the new state is durable, a restart begins from them.
 func (in *integrator) settle(s *snapshot) error {
+	if s.size != in.settled {
+		if err := in.keep(s); err != nil {
+			return err
+		}
+	}
 	o := &in.l.o
-	if err := o.fs.SyncAll(o.Dir); err != nil {
-		return err
-	}
-	if err := in.l.bodies.settle(); err != nil {
-		return err
-	}
-	state, err := json.Marshal(integrated{Size: s.size, Checkpoint: string(s.note)})
-	if err != nil {
-		return err
-	}
-	if err := replaceFile(o.fs, filepath.Join(o.Dir, integratedFile), append(state, '\n'), true); err != nil {
-		return err
-	}
-	in.dirty, in.settled = 0, s.size
+	in.dirty, in.since = 0, time.Now()
+	in.alive()
 	if err := in.l.durable.Forget(s.size); err != nil {
-		return err
+		return final(err)
 	}
 	for _, dir := range in.stale {
 		if err := o.fs.RemoveAll(dir); err != nil {
@@ -204,5 +286,33 @@ func (in *integrator) settle(s *snapshot) error {
 		delete(in.dirs, dir)
 	}
 	in.stale = nil
+	return nil
+}
+
+// keep makes tiles and bodies durable: a restart begins from them.
+func (in *integrator) keep(s *snapshot) error {
+	o := &in.l.o
+	in.alive()
+	if err := in.syncTiles(); err != nil {
+		return err
+	}
+	in.alive()
+	if err := in.l.bodies.settle(); err != nil {
+		return err
+	}
+	state, err := json.Marshal(integrated{Size: s.size, Checkpoint: string(s.note)})
+	if err != nil {
+		return err
+	}
+	in.alive()
+	if err := replaceFile(o.fs, filepath.Join(o.Dir, integratedFile), append(state, '\n'), true); err != nil {
+		return err
+	}
+	in.settled, in.touched = s.size, map[string]bool{}
+	if o.SettleFirst {
+		in.l.mu.Lock()
+		in.l.kept = s.note
+		in.l.mu.Unlock()
+	}
 	return nil
 }

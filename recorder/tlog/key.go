@@ -50,6 +50,11 @@ func ParseKeyID(s string) (KeyID, error) {
 	return k, nil
 }
 
+// Valid tells whether ParseKeyID takes what String gives.
+func (k KeyID) Valid() bool {
+	return len(k.Project)+1+len(k.Quarter) <= maxKeyID && validName(k.Project) && validName(k.Quarter)
+}
+
 func validName(s string) bool {
 	for _, c := range []byte(s) {
 		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '.' && c != '-' && c != '_' {

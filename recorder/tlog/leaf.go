@@ -28,6 +28,9 @@ func Commit(salt Salt, body []byte) []byte {
 	return h.Sum([]byte{leafVersion})
 }
 
+// isCommitment tells whether a leaf is one that Commit makes, so that it has a body.
+func isCommitment(leaf []byte) bool { return len(leaf) == leafSize && leaf[0] == leafVersion }
+
 // Opens tells whether the leaf commits to this salt and body.
 func Opens(leaf []byte, salt Salt, body []byte) bool {
 	return subtle.ConstantTimeCompare(leaf, Commit(salt, body)) == 1
@@ -63,7 +66,7 @@ var errNotItsBody = errors.New("the body is not the one that the leaf commits to
 // openBody opens a sealed body and checks it against its leaf.
 func openBody(aead cipher.AEAD, leaf, sealed []byte) ([]byte, Salt, error) {
 	var salt Salt
-	if len(leaf) != leafSize || leaf[0] != leafVersion {
+	if !isCommitment(leaf) {
 		return nil, salt, errors.New("the leaf is not a commitment of version 1")
 	}
 	if len(sealed) < nonceSize {

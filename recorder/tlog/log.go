@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/mod/sumdb/note"
@@ -26,6 +27,7 @@ var (
 const (
 	defaultAppendLimit = 8 << 20
 	defaultPublish     = time.Second
+	defaultFailAfter   = 10 * time.Second
 
 	groupBytes   = 1 << 20  // a group is closed for the next commit at this size
 	maxPending   = 4096     // tiles and bundles in memory; then appends wait for the disk
@@ -33,6 +35,11 @@ const (
 	kickPending  = 128      // tiles and bundles that wake the integrator early
 	settleTiles  = 8        // full tiles and bundles after which a calm log settles
 	settleAtLast = 2048     // the same for a busy one
+	settleNamed  = 64       // files that are made durable one by one
+
+	// settleAfter is when a log settles whatever came: a journal that holds its
+	// batches can't use the room of anything behind them again until then.
+	settleAfter = 10 * time.Second
 )
 
 // Options says how to open a log.
@@ -46,7 +53,13 @@ type Options struct {
 	// PublishInterval is how often tiles and checkpoint are brought up to
 	// date on disk when entries came. Default 1 s; negative: only Publish and Close do.
 	PublishInterval time.Duration
-	Log             *slog.Logger // default: discards
+	// SettleFirst says that Durable may lose in a failure of power what it took. Then
+	// nothing is published before it is durable in the tiles, and Checkpoint covers no more than that.
+	SettleFirst bool
+	// FailAfter is how long the disk may take for one answer before the log has
+	// failed, and how long Close may take. Default 10 s.
+	FailAfter time.Duration
+	Log       *slog.Logger // default: discards
 
 	fs          fileSystem
 	appendLimit int64
@@ -68,6 +81,9 @@ func (o *Options) fill() error {
 	if o.PublishInterval == 0 {
 		o.PublishInterval = defaultPublish
 	}
+	if o.FailAfter <= 0 {
+		o.FailAfter = defaultFailAfter
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -83,18 +99,18 @@ type Log struct {
 	durable  Durable
 	bodies   *bodyStore // used by the integrator only
 	lock     io.Closer
-	buffer   []byte   // of the committer
-	restored int64    // size that tiles were durable for when the log was opened
-	next     frontier // of the committer: the tree with the batch being committed
+	buffer   []byte       // of the committer
+	restored int64        // size that tiles were durable for when the log was opened
+	next     frontier     // of the committer: the tree with the batch being committed
+	answers  atomic.Int64 // of the disk to the integrator
 
-	wake    chan struct{}     // there may be work for the committer
-	kick    chan struct{}     // there is work for the integrator
-	publish chan chan<- error // Publish calls
-	stop    chan struct{}     // closed by Close when the committer has returned
-	done    sync.WaitGroup    // of both goroutines
-	cache   *tileCache        // full tiles, as read from the disk
-	ended   chan struct{}     // closed with the first failure or by Close
-	endOnce sync.Once
+	wake    chan struct{}   // there may be work for the committer
+	kick    chan struct{}   // there is work for the integrator
+	publish chan publishing // Publish and Settle calls
+	stop    chan struct{}   // closed by Close when the committer has returned
+	done    sync.WaitGroup  // of both goroutines
+	cache   *tileCache      // full tiles, as read from the disk
+	ended   chan struct{}   // closed with the first failure
 
 	mu            sync.Mutex // guards what follows
 	queue         []*request
@@ -104,6 +120,8 @@ type Log struct {
 	edges         [tileLevels][]Hash
 	bundle        []byte
 	note          []byte // signed checkpoint of size
+	kept          []byte // signed checkpoint of what is durable in the tiles; kept up with SettleFirst
+	full          error  // why tiles wait to be written
 	pending       map[tileID][]byte
 	order         []tileID // of pending
 	unstored      []sealedBody
@@ -136,34 +154,59 @@ func (l *Log) Append(ctx context.Context, leaves ...[]byte) (int64, error) {
 // slices until the bodies are stored: do not change them. When ctx ends first
 // the entries may become durable all the same.
 func (l *Log) AppendEntries(ctx context.Context, entries ...Entry) (int64, error) {
+	a, err := l.Begin(entries...)
+	if err != nil {
+		return 0, err
+	}
+	return a.Wait(ctx)
+}
+
+// Appending is entries that were handed over and may not be durable yet.
+type Appending struct{ r *request }
+
+// Begin hands entries over and does not wait for them. Entries of a later
+// call of Begin get higher indexes, so whoever orders the calls orders the log.
+func (l *Log) Begin(entries ...Entry) (Appending, error) {
 	r := &request{entries: entries, leaves: make([]Hash, len(entries)), done: make(chan struct{})}
 	for i := range entries {
 		e := &entries[i]
 		if len(e.Leaf) > MaxEntry {
-			return 0, fmt.Errorf("a ledger entry of %d bytes is larger than %d", len(e.Leaf), MaxEntry)
+			return Appending{}, fmt.Errorf("a ledger entry of %d bytes is larger than %d", len(e.Leaf), MaxEntry)
 		}
 		if len(e.Sealed) > maxSealed || (len(e.Sealed) > 0) != (e.Key != KeyID{}) {
-			return 0, fmt.Errorf("a sealed body of %d bytes under key %q cannot be stored", len(e.Sealed), e.Key)
+			return Appending{}, fmt.Errorf("a sealed body of %d bytes under key %q cannot be stored", len(e.Sealed), e.Key)
 		}
-		if e.Key != (KeyID{}) {
-			if _, err := ParseKeyID(e.Key.String()); err != nil {
-				return 0, err
-			}
+		if e.Key != (KeyID{}) && !e.Key.Valid() {
+			return Appending{}, fmt.Errorf("%q is not the name of a project and quarter", shorten(e.Key.String()))
 		}
 		r.leaves[i] = LeafHash(e.Leaf)
-		r.bytes += e.size()
+		r.bytes += e.Size()
 	}
 	if len(entries) == 0 || r.bytes > MaxAppend {
-		return 0, fmt.Errorf("an append of %d entries with %d bytes: at least one entry and at most %d bytes are possible", len(entries), r.bytes, MaxAppend)
+		return Appending{}, fmt.Errorf("an append of %d entries with %d bytes: at least one entry and at most %d bytes are possible",
+			len(entries), r.bytes, MaxAppend)
 	}
-	if err := l.enqueue(r); err != nil {
-		return 0, err
-	}
+	return Appending{r}, l.enqueue(r)
+}
+
+// Wait returns the index of the first entry once all are durable and a signed
+// checkpoint covers them.
+func (a Appending) Wait(ctx context.Context) (int64, error) {
 	select {
-	case <-r.done:
-		return r.first, r.err
+	case <-a.r.done:
+		return a.r.first, a.r.err
 	case <-ctx.Done():
 		return 0, ctx.Err()
+	}
+}
+
+// Settled tells whether Wait would return at once, and with what.
+func (a Appending) Settled() (settled bool, err error) {
+	select {
+	case <-a.r.done:
+		return true, a.r.err
+	default:
+		return false, nil
 	}
 }
 
@@ -256,7 +299,7 @@ func (l *Log) commitGroup(group []*request) error {
 		return err
 	}
 	l.buffer = b.encode(l.buffer[:0])
-	if err := l.durable.Commit(b.first, l.buffer); err != nil {
+	if err := l.durable.Commit(b.first, b.next(), l.buffer); err != nil {
 		return err
 	}
 	l.mu.Lock()
@@ -314,9 +357,23 @@ func (l *Log) fail(cause error) error {
 	if l.err == nil {
 		l.err = fmt.Errorf("%w: %w", ErrFailed, cause)
 		l.o.Log.Error("the ledger has failed", "error", cause)
-		l.endOnce.Do(func() { close(l.ended) })
+		close(l.ended)
 	}
 	signal(l.wake)
+	return l.err
+}
+
+// Fail ends the log because something failed that it can't do without. It
+// returns the error that every later call gets.
+func (l *Log) Fail(cause error) error { return l.fail(cause) }
+
+// Err is nil while entries can be appended, else wraps ErrFailed or is ErrClosed.
+func (l *Log) Err() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err == nil && l.closing {
+		return ErrClosed
+	}
 	return l.err
 }
 
@@ -326,7 +383,7 @@ func (l *Log) failure() error {
 	return l.err
 }
 
-// Failed is closed when the log can take no more entries: it failed, or was closed.
+// Failed is closed when the disk failed the log: it takes no more entries. Close does not close it.
 func (l *Log) Failed() <-chan struct{} { return l.ended }
 
 // Size is how many entries are durable.
@@ -336,24 +393,45 @@ func (l *Log) Size() int64 {
 	return l.size
 }
 
-// Checkpoint is the signed checkpoint of all durable entries.
+// Checkpoint is the signed checkpoint of all durable entries; with SettleFirst,
+// of those that were published.
 func (l *Log) Checkpoint() []byte {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.o.SettleFirst {
+		return append([]byte(nil), l.kept...)
+	}
 	return append([]byte(nil), l.note...)
 }
 
 // Verifier is the log's own note verifier.
 func (l *Log) Verifier() note.Verifier { return l.verifier }
 
+// Dir is where the log's files lie.
+func (l *Log) Dir() string { return l.o.Dir }
+
 // Origin is the log's identity.
 func (l *Log) Origin() string { return l.o.Origin }
 
+// publishing is one call of Publish or Settle.
+type publishing struct {
+	reply  chan<- error
+	settle bool
+}
+
 // Publish brings tiles and the checkpoint file up to what is durable now.
-func (l *Log) Publish(ctx context.Context) error {
+func (l *Log) Publish(ctx context.Context) error { return l.bringUp(ctx, false) }
+
+// Settle is Publish, and makes all of it durable, so that Durable forgets: for a
+// journal that needs its room.
+func (l *Log) Settle(ctx context.Context) error { return l.bringUp(ctx, true) }
+
+func (l *Log) bringUp(ctx context.Context, settle bool) error {
 	reply := make(chan error, 1)
 	select {
-	case l.publish <- reply:
+	case l.publish <- publishing{reply, settle}:
+	case <-l.ended:
+		return l.failure()
 	case <-l.stop:
 		return ErrClosed
 	case <-ctx.Done():
@@ -362,6 +440,8 @@ func (l *Log) Publish(ctx context.Context) error {
 	select {
 	case err := <-reply:
 		return err
+	case <-l.ended: // the integrator may never come back
+		return l.failure()
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -382,7 +462,10 @@ func (l *Log) StoreCosigned(signed []byte) error {
 	return replaceFile(l.o.fs, filepath.Join(l.o.Dir, CosignedFile), signed, true)
 }
 
-// Close commits what waits, brings everything to disk and ends the log.
+// Close commits what waits, brings everything to disk and ends the log. It waits
+// no longer than FailAfter for an answer: of a disk that does not give one it leaves the call behind,
+// and with it the lock. An error that wraps ErrNoSpace says that the newest
+// entries rest in Durable only, from which the next Open takes them.
 func (l *Log) Close() error {
 	l.mu.Lock()
 	already := l.closing
@@ -392,7 +475,38 @@ func (l *Log) Close() error {
 		return ErrClosed
 	}
 	signal(l.wake)
-	l.done.Wait()
-	l.endOnce.Do(func() { close(l.ended) })
-	return errors.Join(l.failure(), l.durable.Close(), l.bodies.close(), l.lock.Close())
+	closed := make(chan error, 1)
+	go func() {
+		l.done.Wait()
+		closed <- errors.Join(l.failure(), l.Full(), l.durable.Close(), l.bodies.close(), l.lock.Close())
+	}()
+	patience := time.NewTimer(l.o.FailAfter * 3 / 4)
+	defer patience.Stop()
+	for answers := l.answers.Load(); ; {
+		select {
+		case err := <-closed:
+			return err
+		case <-l.ended:
+		case <-patience.C:
+			if now := l.answers.Load(); now != answers { // slow, but it answers
+				answers = now
+				patience.Reset(l.o.FailAfter * 3 / 4)
+				continue
+			}
+		}
+		break
+	}
+	select {
+	case <-l.ended:
+	default:
+		_ = l.fail(fmt.Errorf("it could not be closed in %v", l.o.FailAfter)) // returned below
+	}
+	// What is not stuck ends now.
+	patience.Reset(l.o.FailAfter / 4)
+	select {
+	case err := <-closed:
+		return err
+	case <-patience.C:
+		return l.failure()
+	}
 }

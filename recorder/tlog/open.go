@@ -33,7 +33,7 @@ func Open(o Options) (*Log, error) {
 	if err := o.fill(); err != nil {
 		return nil, fmt.Errorf("ledger: %w", err)
 	}
-	l := &Log{o: o, wake: make(chan struct{}, 1), kick: make(chan struct{}, 1), publish: make(chan chan<- error),
+	l := &Log{o: o, wake: make(chan struct{}, 1), kick: make(chan struct{}, 1), publish: make(chan publishing),
 		stop: make(chan struct{}), ended: make(chan struct{}), pending: map[tileID][]byte{}, unstoredAt: map[int64]int{},
 		cache: newTileCache(), durable: o.Durable}
 	if err := l.open(); err != nil {
@@ -95,13 +95,14 @@ func (l *Log) open() (err error) {
 	if err := l.restore(); err != nil {
 		return err
 	}
-	if err := l.durable.Replay(l.size, l.replay); err != nil {
-		return err
-	}
 	if l.note == nil {
 		if l.note, err = l.sign(&l.next); err != nil {
 			return err
 		}
+	}
+	l.kept = l.note
+	if err := l.durable.Replay(l.size, l.replay); err != nil {
+		return err
 	}
 	// The signature of the last checkpoint covers all before it.
 	if _, _, err := OpenCheckpoint(l.note, l.o.Origin, l.verifier); err != nil {

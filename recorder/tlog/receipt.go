@@ -64,10 +64,10 @@ func (r *Receipt) String() string {
 
 // ParseReceipt reads the line, as somebody copied it from a terminal: white space is ignored.
 func ParseReceipt(line string) (*Receipt, error) {
-	line = strings.Join(strings.Fields(line), "")
+	line = strings.TrimPrefix(strings.Join(strings.Fields(line), ""), "receipt:")
 	text, ok := strings.CutPrefix(line, receiptPrefix)
 	if !ok || len(line) > maxReceiptLine {
-		return nil, errors.New("this is not a Sallyport receipt")
+		return nil, errors.New("this is not a Sallyport receipt; give the whole line that begins with `receipt:`")
 	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(text)
 	if err != nil {

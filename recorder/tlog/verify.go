@@ -27,6 +27,10 @@ type VerifyOptions struct {
 	// cosigned, or a receipt holds; their signatures have been verified.
 	Known    []Checkpoint
 	Progress func(done, total int64) // entries; may be nil
+	// Visit, if not nil, sees each entry in order, those behind the published
+	// checkpoint too. What it saw counts only if the report is OK: an entry is
+	// handed over before the root is known. The bytes are valid until it returns.
+	Visit func(index int64, entry []byte)
 
 	fs fileSystem
 }
@@ -38,6 +42,8 @@ type Problem struct {
 	Entry   int64  `json:"entry"` // -1 when it is not about one entry
 	What    string `json:"what"`
 	Meaning string `json:"meaning"`
+	// Known is set when the log contradicts a checkpoint that was seen before.
+	Known bool `json:"known,omitempty"`
 }
 
 func (p Problem) String() string {
@@ -60,7 +66,7 @@ type Report struct {
 	Bodies    int64     `json:"bodies"`    // bodies that opened and fit their leaf
 	Sealed    int64     `json:"sealed"`    // bodies that are there, for which no key was given
 	Destroyed int64     `json:"destroyed"` // bodies whose key was destroyed
-	Absent    int64     `json:"absent"`    // entries without a body in the store
+	Absent    int64     `json:"absent"`    // entries that commit to a body which is not in the store
 	Known     int       `json:"known"`     // known checkpoints that the log is consistent with
 	Problems  []Problem `json:"problems"`
 }
@@ -99,7 +105,7 @@ func Verify(ctx context.Context, o VerifyOptions) (*Report, error) {
 	if o.BodiesDir == "" {
 		o.BodiesDir = filepath.Join(o.Dir, "bodies")
 	}
-	v := &checker{o: o, report: &Report{Origin: o.Origin}, bad: map[tileID]int{}, first: map[int64]Problem{},
+	v := &checker{o: o, report: &Report{Origin: o.Origin, Problems: []Problem{}}, bad: map[tileID]int{}, first: map[int64]Problem{},
 		known: slices.SortedFunc(slices.Values(o.Known), func(a, b Checkpoint) int { return int(min(max(a.Size-b.Size, -1), 1)) })}
 	if !v.checkpoint() {
 		return v.report, nil
@@ -130,7 +136,7 @@ func Verify(ctx context.Context, o VerifyOptions) (*Report, error) {
 		}
 	}
 	for _, c := range v.known {
-		v.report.add(Problem{Path: CheckpointFile, Byte: -1, Entry: v.tree.size,
+		v.report.add(Problem{Path: CheckpointFile, Byte: -1, Entry: v.tree.size, Known: true,
 			What:    fmt.Sprintf("the log has %d entries, a known checkpoint covers %d", v.tree.size, c.Size),
 			Meaning: "Entries were cut off, or an old copy of the log was put in its place."})
 	}
@@ -201,6 +207,9 @@ func (v *checker) entry(index int64, entry []byte, place Problem, tile []byte, t
 	v.tree.add(h, v.made)
 	v.reach()
 	v.body(index, entry)
+	if v.o.Visit != nil {
+		v.o.Visit(index, entry)
+	}
 }
 
 // made compares the hashes of level 1 and above with their tiles.
@@ -248,7 +257,7 @@ func (v *checker) reach() {
 			v.report.Known++
 			continue
 		}
-		v.report.add(Problem{Path: CheckpointFile, Byte: -1, Entry: -1,
+		v.report.add(Problem{Path: CheckpointFile, Byte: -1, Entry: -1, Known: true,
 			What:    fmt.Sprintf("the first %d entries do not have the root of a known checkpoint of that size", c.Size),
 			Meaning: "The log was rewritten after that checkpoint was seen: at least one entry before that size was changed, dropped, added or moved, and the log signed again."})
 	}
@@ -318,7 +327,9 @@ func (v *checker) tilesLeadToRoot() bool {
 func (v *checker) body(index int64, leaf []byte) {
 	key, sealed, err := v.bodies.find(index)
 	if errors.Is(err, ErrNoBody) {
-		v.report.Absent++
+		if isCommitment(leaf) {
+			v.report.Absent++
+		}
 		return
 	}
 	if err != nil {
@@ -396,6 +407,9 @@ func (v *checker) batch(raw []byte, last *[]byte) error {
 	for i := range b.entries {
 		v.tree.add(LeafHash(b.entries[i].Leaf), func(node) {})
 		v.reach()
+		if v.o.Visit != nil {
+			v.o.Visit(b.first+int64(i), b.entries[i].Leaf)
+		}
 	}
 	c, err := checkpointOf(b.note)
 	if err != nil {

@@ -153,7 +153,7 @@ func recordEvery(t testing.TB, out io.Writer, seed uint64, age time.Duration) (r
 	return raw, value[Summary](t)(w.Close(at(3600), "exit")).Facts.Frames
 }
 
-// TestASessionHourIsSmall holds the size to what docs/format-trec.md says.
+// TestASessionHourIsSmall holds the size to what docs/format-recording.md says.
 func TestASessionHourIsSmall(t *testing.T) {
 	var out bytes.Buffer
 	raw, frames := recordEvery(t, &out, 1, SegmentAge)

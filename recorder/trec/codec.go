@@ -24,7 +24,7 @@ const (
 // shrink is stored as it is.
 type Effort byte
 
-// The efforts. Throughputs are in docs/format-trec.md.
+// The efforts. Throughputs are in docs/format-recording.md.
 const (
 	EffortBest Effort = iota // zstd, for the pace of people
 	EffortFast               // zstd at its fastest

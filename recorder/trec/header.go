@@ -81,10 +81,27 @@ func (h *Header) check() error {
 		return fmt.Errorf("the suite %q is not known", h.Suite)
 	case h.Session == "" || h.Node == "":
 		return errors.New("session or node is missing")
+	case !plain(h.Session) || !plain(h.Node) || !plain(h.Epoch):
+		return fmt.Errorf("session, node or epoch is no plain id: letters, digits and -_/. are, at most %d", maxID)
 	case !hexHash(h.Signer) || !hexHash(h.Commit) || (h.CommitStrict != "" && !hexHash(h.CommitStrict)):
 		return errors.New("signer or commitment is not a SHA-256 in hexadecimal")
 	}
 	return nil
+}
+
+// maxID is how long the id of a session, node or epoch may be, in bytes.
+const maxID = 128
+
+// plain reports whether an id can stand in a list, in JSON or on a terminal as it is.
+func plain(id string) bool {
+	for _, b := range []byte(id) {
+		switch {
+		case 'a' <= b && b <= 'z', 'A' <= b && b <= 'Z', '0' <= b && b <= '9', b == '-', b == '_', b == '/', b == '.':
+		default:
+			return false
+		}
+	}
+	return len(id) <= maxID
 }
 
 func hexHash(s string) bool {

@@ -124,15 +124,20 @@ func (o *opener) open(l *Leaf, header, payload []byte, previous Hash) ([]byte, e
 	return plain, nil
 }
 
-// JournalKey implements JournalKeys. It refuses numbers beyond the segments
+// keyAhead is how far the number of a journal's key may be ahead of the segment
+// that holds its frames: a crash may have taken segments that had been written,
+// but were not durable when the journal took the next key.
+const keyAhead = 4096
+
+// JournalKey implements JournalKeys. It refuses numbers far beyond the segments
 // that were read, so that a hostile one can't make it compute without end.
 func (o *opener) JournalKey(segment uint32, c Class) (key [32]byte, err error) {
 	ring := o.ring(c)
 	if ring == nil {
 		return key, ErrSealed
 	}
-	if segment > o.limit {
-		return key, fmt.Errorf("journal frames name segment %d, which is not before them", segment)
+	if segment > o.limit && segment-o.limit > keyAhead {
+		return key, fmt.Errorf("journal frames name segment %d, which is far behind them", segment)
 	}
 	return ring.at(segment).derive(3), nil
 }

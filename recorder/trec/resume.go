@@ -104,12 +104,15 @@ func Resume(r io.Reader, size int64) (*Resumed, error) {
 	case errors.Is(err, io.EOF) && s.trailer != nil:
 		return nil, ErrComplete
 	case errors.Is(err, io.EOF):
-	case !errors.As(err, &format) || (!format.Cut && size-whole.Offset > maxTorn):
+	case !errors.As(err, &format) || format.ended || (!format.Cut && size-whole.Offset > maxTorn):
 		return nil, err
 	default:
 		whole.Fault = err
 	}
 	if whole.chain.number == 0 {
+		if format != nil && !format.Cut {
+			return nil, format
+		}
 		return nil, &FormatError{Offset: whole.Offset, Segment: 0, Reason: "the file ends before its description", Cut: true}
 	}
 	whole.Torn = size - whole.Offset

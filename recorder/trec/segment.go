@@ -86,6 +86,8 @@ func decodeSegment(h []byte) (Segment, error) {
 		return s, fmt.Errorf("a segment of %d bytes that expands to %d is larger than any that is written", s.Length, s.Raw)
 	case s.Codec > CodecZstd:
 		return s, fmt.Errorf("unknown codec %d", s.Codec)
+	case s.Time.Year() < 0 || s.Time.Year() > 9999:
+		return s, errors.New("a time that no calendar has")
 	case s.Raw == 0:
 		return s, errors.New("a segment is never empty")
 	}

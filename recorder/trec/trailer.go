@@ -167,7 +167,7 @@ func readTrailer(r io.Reader, offset int64, segments uint32) (*trailer, error) {
 	case string(footer[:footerSize]) != string(encodeFooter(offset, raw)):
 		return nil, fail(false, "the footer is not that of this trailer")
 	case n > footerSize:
-		return nil, fail(false, "there are bytes after the signed end")
+		return nil, &FormatError{Offset: offset, Segment: int64(segments), Reason: "there are bytes after the signed end", ended: true}
 	}
 	t.size = int64(len(raw)) + footerSize
 	return t, nil

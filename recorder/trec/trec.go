@@ -20,7 +20,7 @@
 // The package refuses to drop or change a frame, to write a segment number
 // twice, and to keep an opening key: it knows only the public recipients. It
 // decides nothing about time: when to seal is its caller's affair (see Due). It
-// does not sync, name or move files. docs/format-trec.md describes the format
+// does not sync, name or move files. docs/format-recording.md describes the format
 // byte by byte, and a copy of testdata holds its vectors.
 package trec
 
@@ -153,6 +153,8 @@ type FormatError struct {
 	Cut     bool // the file ends here: torn by a crash, cut off, or still being written
 	// Version is set when the file says that it is of another version of the format.
 	Version int
+
+	ended bool // the signed end stands before the fault: no crash leaves that
 }
 
 func (e *FormatError) Error() string {

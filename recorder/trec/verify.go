@@ -19,7 +19,7 @@ type Finding struct {
 	Broken  bool   `json:"broken,omitempty"` // evidence of change, not a note
 }
 
-// The codes of findings; docs/format-trec.md says what each means.
+// The codes of findings; docs/format-recording.md says what each means.
 const (
 	CodeFormat    = "format"    // not readable as a file of this format
 	CodeVersion   = "version"   // of another version of the format

@@ -55,6 +55,7 @@ type Writer struct {
 	index      index
 	in, bytes  int64 // bytes of input, and of output
 	groupOut   int64 // bytes of output before the open group
+	head       [2]Leaf
 	err        error
 }
 
@@ -99,7 +100,8 @@ func NewWriter(out io.Writer, o Options) (*Writer, error) {
 		return nil, fmt.Errorf("trec: %w", err)
 	}
 	w.chain.begin(raw)
-	raw, _, err = w.seal(raw, Segment{Type: TypeMeta, Class: ClassMain, Time: p.header.Start}, o.Meta, EffortBest)
+	w.head[0] = Leaf{Hash: w.chain.first, Segment: Segment{Length: uint32(len(raw))}}
+	raw, w.head[1], err = w.seal(raw, Segment{Type: TypeMeta, Class: ClassMain, Time: p.header.Start}, o.Meta, EffortBest)
 	if err != nil {
 		return nil, err
 	}
@@ -263,6 +265,10 @@ func (w *Writer) Due(now time.Time) bool {
 // Last is the position of the last frame that was added.
 func (w *Writer) Last() Position { return w.last }
 
+// Head is what NewWriter wrote, as Verify shows it: the part before the first
+// segment, with Type 0, and the description.
+func (w *Writer) Head() []Leaf { return w.head[:] }
+
 // Next is the number of the next segment.
 func (w *Writer) Next() uint32 { return w.chain.number }
 
@@ -387,7 +393,7 @@ func verifyKey(h *Header, signer ed25519.PrivateKey) error {
 		return errors.New("the node's signing key is missing")
 	}
 	if SignerID(signer.Public().(ed25519.PublicKey)) != h.Signer {
-		return errors.New("the recording belongs to a node with another signing key")
+		return &FormatError{Segment: -1, Reason: "the recording belongs to a node with another signing key"}
 	}
 	return nil
 }

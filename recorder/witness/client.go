@@ -3,6 +3,8 @@ package witness
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -49,6 +51,8 @@ type FeederOptions struct {
 	// Transport reaches the witnesses; default http.DefaultTransport's settings.
 	// The dialer underneath it decides nothing: addresses are looked at as connected.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// RootCAs verify witnesses over https; nil: the system's.
+	RootCAs *x509.CertPool
 	// OwnAddresses are the addresses of this host. A witness that answers from
 	// one of them, or from loopback, counts as none. Default: the system's interfaces.
 	OwnAddresses func() ([]netip.Addr, error)
@@ -108,7 +112,8 @@ func NewFeeder(source Source, o FeederOptions) (*Feeder, error) {
 		}
 		p := &peer{PolicyWitness: w}
 		p.client = &http.Client{Timeout: o.Timeout, Transport: &http.Transport{DialContext: p.dial(o.Dial), MaxIdleConns: 1,
-			IdleConnTimeout: time.Minute, ResponseHeaderTimeout: o.Timeout, TLSHandshakeTimeout: o.Timeout},
+			IdleConnTimeout: time.Minute, ResponseHeaderTimeout: o.Timeout, TLSHandshakeTimeout: o.Timeout,
+			TLSClientConfig: &tls.Config{RootCAs: o.RootCAs, MinVersion: tls.VersionTLS12}},
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 		f.witnesses = append(f.witnesses, p)
 	}
@@ -237,7 +242,7 @@ func (f *Feeder) ask(ctx context.Context, p *peer, c tlog.Checkpoint, signed []b
 		if err != nil {
 			return note.Signature{}, err
 		}
-		status, body, err := p.post(ctx, &request{old: p.size, proof: proof, checkpoint: signed})
+		status, body, err := p.post(ctx, &Extension{Old: p.size, Proof: proof, Checkpoint: signed})
 		if err != nil {
 			return note.Signature{}, err
 		}
@@ -266,9 +271,9 @@ func (f *Feeder) ask(ctx context.Context, p *peer, c tlog.Checkpoint, signed []b
 	return note.Signature{}, errors.New("the witness changes its size faster than it can be asked")
 }
 
-func (p *peer) post(ctx context.Context, r *request) (int, []byte, error) {
+func (p *peer) post(ctx context.Context, r *Extension) (int, []byte, error) {
 	address := strings.TrimSuffix(p.URL, "/") + "/add-checkpoint"
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(r.format()))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(r.Format()))
 	if err != nil {
 		return 0, nil, err
 	}

@@ -137,16 +137,16 @@ func (s *Server) answer(w http.ResponseWriter, a outcome) {
 
 // addCheckpoint makes the checks in the order of the specification.
 func (s *Server) addCheckpoint(body []byte) outcome {
-	req, err := parseRequest(body)
+	req, err := ParseExtension(body)
 	if err != nil {
 		return outcome{status: http.StatusBadRequest, why: err.Error()}
 	}
-	origin, _, _ := strings.Cut(string(req.checkpoint), "\n")
+	origin, _, _ := strings.Cut(string(req.Checkpoint), "\n")
 	f := s.logs[origin]
 	if f == nil {
 		return outcome{status: http.StatusNotFound, why: "This witness does not follow that log."}
 	}
-	c, n, err := tlog.OpenCheckpoint(req.checkpoint, origin, f.config.Verifiers...)
+	c, n, err := tlog.OpenCheckpoint(req.Checkpoint, origin, f.config.Verifiers...)
 	if err != nil {
 		var unverified *note.UnverifiedNoteError
 		var invalid *note.InvalidSignatureError
@@ -155,7 +155,7 @@ func (s *Server) addCheckpoint(body []byte) outcome {
 		}
 		return outcome{status: http.StatusBadRequest, origin: origin, why: err.Error()}
 	}
-	if req.old > c.Size {
+	if req.Old > c.Size {
 		return outcome{status: http.StatusBadRequest, origin: origin, why: "The old size is larger than the checkpoint."}
 	}
 	f.mu.Lock()
@@ -164,16 +164,16 @@ func (s *Server) addCheckpoint(body []byte) outcome {
 }
 
 // extend checks and persists under the log's mutex.
-func (s *Server) extend(f *followed, req *request, c tlog.Checkpoint, n *note.Note) outcome {
+func (s *Server) extend(f *followed, req *Extension, c tlog.Checkpoint, n *note.Note) outcome {
 	a := outcome{origin: c.Origin, size: f.last.Size}
 	switch {
 	case f.failed != nil:
 		a.status, a.why = http.StatusInternalServerError, "The witness could not keep its last checkpoint and must be restarted."
 		return a
-	case req.old != f.last.Size:
-		a.status, a.why = http.StatusConflict, fmt.Sprintf("the request begins at %d, the witness is at %d", req.old, f.last.Size)
+	case req.Old != f.last.Size:
+		a.status, a.why = http.StatusConflict, fmt.Sprintf("the request begins at %d, the witness is at %d", req.Old, f.last.Size)
 		return a
-	case req.old == c.Size && f.last.Size > 0 && f.last.Root != c.Root:
+	case req.Old == c.Size && f.last.Size > 0 && f.last.Root != c.Root:
 		a.status, a.why = http.StatusConflict, fmt.Sprintf("two different logs of %d entries", c.Size)
 		return a
 	}
@@ -184,7 +184,7 @@ func (s *Server) extend(f *followed, req *request, c tlog.Checkpoint, n *note.No
 			older.Root = c.Root
 		}
 	}
-	if err := tlog.CheckConsistency(req.proof, older, c); err != nil {
+	if err := tlog.CheckConsistency(req.Proof, older, c); err != nil {
 		a.status, a.why = http.StatusUnprocessableEntity, err.Error()
 		return a
 	}

@@ -34,7 +34,7 @@ func submit(t testing.TB, h http.Handler, l *tlog.Log, old int64) *httptest.Resp
 			t.Fatal(err)
 		}
 	}
-	return post(h, (&request{old: old, proof: proof, checkpoint: l.Checkpoint()}).format())
+	return post(h, (&Extension{Old: old, Proof: proof, Checkpoint: l.Checkpoint()}).Format())
 }
 
 func TestAddCheckpoint(t *testing.T) {
@@ -96,7 +96,7 @@ func TestAddCheckpointRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	good := (&request{old: 20, proof: proof, checkpoint: l.Checkpoint()}).format()
+	good := (&Extension{Old: 20, Proof: proof, Checkpoint: l.Checkpoint()}).Format()
 	foreign, err := tlog.NewSigner(testOrigin, testKey(9))
 	if err != nil {
 		t.Fatal(err)
@@ -113,13 +113,13 @@ func TestAddCheckpointRefuses(t *testing.T) {
 		want int
 	}{
 		{"unknown origin", bytes.Replace(good, []byte("\n"+testOrigin+"\n"), []byte("\nother/log\n"), 1), 404},
-		{"foreign key", (&request{old: 20, proof: proof, checkpoint: forged}).format(), 403},
+		{"foreign key", (&Extension{Old: 20, Proof: proof, Checkpoint: forged}).Format(), 403},
 		{"changed size", bytes.Replace(good, []byte("\n40\n"), []byte("\n41\n"), 1), 403},
-		{"wrong proof", (&request{old: 20, proof: append(proof[:len(proof)-1:len(proof)-1], sumtlog.Hash{}), checkpoint: l.Checkpoint()}).format(), 422},
-		{"no proof", (&request{old: 20, checkpoint: l.Checkpoint()}).format(), 422},
-		{"proof too long", (&request{old: 20, proof: append(proof[:len(proof):len(proof)], sumtlog.Hash{}), checkpoint: l.Checkpoint()}).format(), 422},
-		{"rolled back", (&request{old: 20, checkpoint: before}).format(), 200}, // the same checkpoint is no roll-back
-		{"pretends the beginning", (&request{old: 0, checkpoint: l.Checkpoint()}).format(), 409},
+		{"wrong proof", (&Extension{Old: 20, Proof: append(proof[:len(proof)-1:len(proof)-1], sumtlog.Hash{}), Checkpoint: l.Checkpoint()}).Format(), 422},
+		{"no proof", (&Extension{Old: 20, Checkpoint: l.Checkpoint()}).Format(), 422},
+		{"proof too long", (&Extension{Old: 20, Proof: append(proof[:len(proof):len(proof)], sumtlog.Hash{}), Checkpoint: l.Checkpoint()}).Format(), 422},
+		{"rolled back", (&Extension{Old: 20, Checkpoint: before}).Format(), 200}, // the same checkpoint is no roll-back
+		{"pretends the beginning", (&Extension{Old: 0, Checkpoint: l.Checkpoint()}).Format(), 409},
 		{"64 lines of proof", []byte("old 20\n" + strings.Repeat(hash, 64) + "\n" + string(l.Checkpoint())), 400},
 		{"63 lines of proof", []byte("old 20\n" + strings.Repeat(hash, 63) + "\n" + string(l.Checkpoint())), 422},
 		{"leading zero", bytes.Replace(good, []byte("old 20"), []byte("old 020"), 1), 400},
@@ -243,13 +243,13 @@ func TestConcurrentSubmissionsNeverFork(t *testing.T) {
 func FuzzAddCheckpoint(f *testing.F) {
 	l := newLog(f, f.TempDir(), 20, nil)
 	first := l.Checkpoint()
-	f.Add((&request{checkpoint: first}).format())
+	f.Add((&Extension{Checkpoint: first}).Format())
 	grow(f, l, 20, nil)
 	proof, err := l.ProveConsistency(20, 40)
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add((&request{old: 20, proof: proof, checkpoint: l.Checkpoint()}).format())
+	f.Add((&Extension{Old: 20, Proof: proof, Checkpoint: l.Checkpoint()}).Format())
 	f.Add([]byte("old 0\n\n" + testOrigin + "\n4611686018427387903\nAAAA\n\n— x y\n"))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		s, err := NewServer(ServerOptions{Signer: testSigner(t, 1), Logs: []LogConfig{{Origin: testOrigin, Verifiers: []note.Verifier{logVerifier(t)}}},
@@ -257,7 +257,7 @@ func FuzzAddCheckpoint(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if w := post(s, (&request{checkpoint: first}).format()); w.Code != http.StatusOK {
+		if w := post(s, (&Extension{Checkpoint: first}).Format()); w.Code != http.StatusOK {
 			t.Fatal(w.Code)
 		}
 		w := post(s, body)

@@ -118,7 +118,7 @@ func ParseSyslog(line string) (signed []byte, err error) {
 	}
 	var m shipped
 	if err := json.Unmarshal([]byte(body), &m); err != nil {
-		return nil, fmt.Errorf("the message's checkpoint: %w", err)
+		return nil, fmt.Errorf("the message's Checkpoint: %w", err)
 	}
 	return []byte(m.Note), nil
 }

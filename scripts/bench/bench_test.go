@@ -59,3 +59,32 @@ func TestBaselines(t *testing.T) {
 		}
 	}
 }
+
+func TestParseBenchmark(t *testing.T) {
+	values := map[string][]float64{}
+	found := parseBenchmark(strings.NewReader("goos: linux\nBenchmarkX/a-2 \t 100\t 5.5 ns/op\t 7 MB/s\nPASS\n"), "x", values)
+	if found != 1 || len(values["x MB/s"]) != 1 || values["x MB/s"][0] != 7 || values["x ns/op"][0] != 5.5 {
+		t.Errorf("found %d: %v", found, values)
+	}
+}
+
+// TestRecorderReportSaysWhatIsMissed also holds every figure to a metric.
+func TestRecorderReportSaysWhatIsMissed(t *testing.T) {
+	values := map[string][]float64{}
+	for _, f := range recorderFigures {
+		values[f.folder+" "+f.benchmark+" "+f.metric] = []float64{1e6, 1, 1e6}
+	}
+	var out bytes.Buffer
+	if err := reportRecorder(&out, "machine", 3, values); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"<= 0.3", ">= 200000   1000000", "missed"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("the report lacks %q:\n%s", want, out.String())
+		}
+	}
+	delete(values, "recorder/trec Seek ms-max")
+	if err := reportRecorder(&out, "machine", 3, values); err == nil {
+		t.Error("a figure that was not measured is not missed")
+	}
+}

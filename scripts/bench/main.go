@@ -6,6 +6,10 @@
 // falls on all of them, and every figure is the median of the rounds. Client,
 // gate, jump host and server share one machine: trust the ratios, not the MB/s.
 //
+// Then it runs the benchmarks that lie beside the recorder's code, and prints
+// their medians against the aims of the design, with the raw cost of a
+// synchronised write on the same disk beside them.
+//
 // It needs root, OpenSSH's server, and a built gate; it uses loopback only and
 // stops by itself.
 package main
@@ -27,7 +31,8 @@ type options struct {
 	size   int64         // bytes of one bulk transfer
 	keys   int           // keystrokes of one echo measure
 	logins int           // of one login measure
-	budget time.Duration // no round starts that would probably end after it
+	budget time.Duration // no round of the ways starts that would probably end after it
+	only   string        // "recorder" or "ways"; "" is both
 }
 
 func main() {
@@ -37,7 +42,8 @@ func main() {
 	flag.Int64Var(&o.size, "size", 256<<20, "`bytes` of one bulk transfer")
 	flag.IntVar(&o.keys, "keys", 300, "keystrokes of one echo measure")
 	flag.IntVar(&o.logins, "logins", 2, "logins of one round")
-	flag.DurationVar(&o.budget, "budget", 170*time.Second, "time for the whole run")
+	flag.DurationVar(&o.budget, "budget", 170*time.Second, "time for comparing the ways")
+	flag.StringVar(&o.only, "only", "", "measure only the `part`: recorder, or ways")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -48,10 +54,25 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, o options) (err error) {
+func run(ctx context.Context, o options) error {
 	if o.rounds < 1 || o.size < 1 || o.keys < 1 || o.logins < 1 {
 		return errors.New("rounds, size, keys and logins are at least 1")
 	}
+	switch o.only {
+	case "":
+		if err := compareWays(ctx, o); err != nil {
+			return err
+		}
+		return measureRecorder(ctx, o, os.Stdout)
+	case "recorder":
+		return measureRecorder(ctx, o, os.Stdout)
+	case "ways":
+		return compareWays(ctx, o)
+	}
+	return fmt.Errorf("%q is no part of the benchmark; there are recorder and ways", o.only)
+}
+
+func compareWays(ctx context.Context, o options) (err error) {
 	started := time.Now()
 	// A hung connection must not hold the run for ever.
 	ctx, cancel := context.WithTimeout(ctx, o.budget+time.Minute)

@@ -14,19 +14,18 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"sallyport/internal/testgate"
 	"sallyport/internal/testkit"
 )
 
 // cipher is the same on every leg of every way.
-const cipher = ssh.CipherAES128GCM
+const cipher = testgate.Cipher
 
 // connectTime bounds one login.
 const connectTime = 60 * time.Second
 
-// project and accounts of the data server. The gate's people have an account
+// accounts are those of the data server. The gate's people have an account
 // each, since an account belongs to one person.
-const project = "bench"
-
 func accounts(people int) []string {
 	names := make([]string, people)
 	for i := range names {
@@ -89,13 +88,13 @@ func buildSite(ctx context.Context, o options) (_ *site, err error) {
 		return nil, err
 	}
 	// The node comes first, because the data server has to trust its CA.
-	var made *madeNode
+	var made *testgate.Site
 	var userCA ssh.PublicKey
 	if o.gate != "" {
-		if made, err = makeNode(ctx, filepath.Join(dir, "node")); err != nil {
+		if made, err = testgate.Make(ctx, filepath.Join(dir, "gate"), "limits:", "  unauthenticated_per_source: 100"); err != nil {
 			return nil, err
 		}
-		userCA = made.userCA
+		userCA = made.UserCA
 	}
 	// A login of the gate uses up a time step, and few are valid at once. With a
 	// person for each login nobody ever waits for the next one.
@@ -103,7 +102,7 @@ func buildSite(ctx context.Context, o options) (_ *site, err error) {
 	only := []string{"Ciphers " + cipher}
 	names := accounts(people)
 	if s.target, err = testkit.NewSSHD(ctx, testkit.SSHDOptions{
-		Project: project, Accounts: names, UserCA: userCA,
+		Project: testgate.Project, Accounts: names, UserCA: userCA,
 		AuthorizedKeys: []ssh.PublicKey{s.key.Signer.PublicKey()}, Lines: only,
 	}); err != nil {
 		return nil, err
@@ -122,7 +121,7 @@ func buildSite(ctx context.Context, o options) (_ *site, err error) {
 		{name: "-J", connect: s.throughJump},
 	}
 	if o.gate != "" {
-		if s.gate, err = startGate(ctx, o.gate, dir, made, s.target, names); err != nil {
+		if s.gate, err = startGate(ctx, o.gate, made, s.target, names); err != nil {
 			return nil, err
 		}
 		s.ways = append(s.ways, &way{name: "gate", connect: s.gate.connect})
@@ -158,7 +157,7 @@ func (s *site) Close() error {
 		}
 	}
 	if s.gate != nil {
-		errs = append(errs, s.gate.Close())
+		errs = append(errs, s.gate.Stop())
 	}
 	if s.jump != nil {
 		errs = append(errs, s.jump.Close())

@@ -60,9 +60,13 @@ func hashBundle(b []byte) ([][]byte, error) {
 
 func check(t *testing.T, dir string, key ed25519.PrivateKey) error {
 	t.Helper()
+	return checkOrigin(dir, origin, key)
+}
+
+func checkOrigin(dir, origin string, key ed25519.PrivateKey) error {
 	v, err := tlog.NewVerifier(origin, key.Public().(ed25519.PublicKey))
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	// Its workers end at the first fault; enough of them, and of the room that
 	// comes with them, keep it from waiting for ever for somebody to take the rest.

@@ -1,0 +1,8 @@
+//go:build !race
+
+package replay
+
+const (
+	slowdown = 1
+	share    = 20
+)

@@ -295,6 +295,11 @@ func (i *injector) synced() error {
 	if i.hit == nil || i.fault.errno != unix.EIO || i.hit.name != "fdatasync" && i.hit.name != "fsync" {
 		return nil
 	}
+	if i.hit.path == "recordings" {
+		// The folder is synchronised for each new name in it. The session whose name failed is
+		// refused, which the other claims hold; the next call is for the name of another.
+		return nil
+	}
 	for _, c := range i.calls[i.at+1:] {
 		if c.path == i.hit.path && (c.name == "fdatasync" || c.name == "fsync") {
 			return fmt.Errorf("%s of %s failed, and was tried again", i.hit.name, i.hit.path)
